@@ -32,7 +32,7 @@ class SamplingConfig(PartSampling):
     """Addresses of vLLM servers started with `reasoner serve`, such as `http://127.0.0.1:8000`."""
     weights_folder: str | None = None
     """Folder through which the servers get new weights; they must see it under the same path. `none` uses shared
-    memory, which reaches servers on this machine only."""
+    memory for servers on this machine, and has others pull them over HTTP."""
     group_size: Positive = 8
     """Responses sampled per problem."""
     temperature: Annotated[float, Field(ge=COLDEST, le=HOTTEST)] = 1.0

@@ -12,6 +12,7 @@ In come the turns of a response, out come observations: messages to append, rewa
 
 from reasoner.environments.base import EnvironmentFailedError, Environments, EnvironmentSession
 from reasoner.environments.choose import choose
+from reasoner.environments.host_client import CallMark
 from reasoner.environments.service import open_environments
 
-__all__ = ["EnvironmentFailedError", "EnvironmentSession", "Environments", "choose", "open_environments"]
+__all__ = ["CallMark", "EnvironmentFailedError", "EnvironmentSession", "Environments", "choose", "open_environments"]

@@ -23,18 +23,22 @@ from reasoner.distributed.sharding import rows_by_group, shares_of
 from reasoner.learning.critic import HEAD_FILE
 from reasoner.learning.model.policy import Dtype
 from reasoner.learning.torch_engine import TorchLearner
+from reasoner.models.tensor_files import read_files
 from tests.integration import deepspeed_steps
 from tests.integration.deepspeed_steps import (
     BATCHES,
     LORA,
+    ON_FOUR_RANKS,
     ON_ONE_RANK,
     ON_THREE_RANKS,
     RESUMED,
     SPREADS,
     first_moments,
+    learn_of_teacher,
     learning,
     one_more,
     record,
+    teacher_of,
     train_critic,
 )
 from tests.tiny import build_tiny_model
@@ -49,6 +53,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the torch engine, and one, two and three ranks of DeepSpeed did."""
     folder = tmp_path_factory.mktemp("deepspeed")
     model = _renamed(build_tiny_model(folder / "tiny"))
+    build_tiny_model(folder / "teacher", seed=1)
     for dtype in ("float32", "bfloat16"):
         _torch(model, dtype, folder / "torch", dtype)
     _torch(model, "float32", folder / "torch", "lora", LORA)
@@ -103,7 +108,7 @@ def cases(dtype: str) -> list[tuple[str, str]]:
     return [("two", name) for name in names] + few
 
 
-RANKS = {"one": ON_ONE_RANK, "three": ON_THREE_RANKS}
+RANKS = {"one": ON_ONE_RANK, "three": ON_THREE_RANKS, "four": ON_FOUR_RANKS}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +140,7 @@ def largest_difference(got: list[list[list[float]]], expected: list[list[list[fl
 
 @pytest.mark.parametrize(("ranks", "name"), cases("float32"))
 def test_deepspeed_makes_the_steps_of_the_torch_engine(outcomes: Path, ranks: str, name: str) -> None:
-    expected = "lora" if name.startswith("lora") else "float32"
+    expected = "lora" if "lora" in name else "float32"
     gradient, weights, facts = outcome(outcomes / "torch" / f"{expected}.safetensors")
     got_gradient, got_weights, got = outcome(outcomes / ranks / "rank-0" / f"{name}.safetensors")
     assert distance(got_gradient, gradient) < 1e-5
@@ -155,7 +160,7 @@ def test_deepspeed_makes_the_steps_of_the_torch_engine(outcomes: Path, ranks: st
 def test_weights_that_are_changed_on_purpose_are_the_same_ones_however_they_are_spread(
     outcomes: Path, ranks: str, name: str
 ) -> None:
-    expected = "lora" if name.startswith("lora") else "float32"
+    expected = "lora" if "lora" in name else "float32"
     _, _, facts = outcome(outcomes / "torch" / f"{expected}.safetensors")
     _, _, got = outcome(outcomes / ranks / "rank-0" / f"{name}.safetensors")
     before, changed, after = got["perturbed"]
@@ -166,7 +171,7 @@ def test_weights_that_are_changed_on_purpose_are_the_same_ones_however_they_are_
 
 def test_all_ranks_know_what_all_did(outcomes: Path) -> None:
     """Counts, losses, norms, log-probabilities and the checksum of the published weights."""
-    for ranks, count, names in (("two", 2, tuple(SPREADS)), ("three", 3, ON_THREE_RANKS)):
+    for ranks, count, names in (("two", 2, tuple(SPREADS)), ("three", 3, ON_THREE_RANKS), ("four", 4, ON_FOUR_RANKS)):
         for name, other in product(names, range(1, count)):
             _, _, first = outcome(outcomes / ranks / "rank-0" / f"{name}.safetensors")
             _, published, second = outcome(outcomes / ranks / f"rank-{other}" / f"{name}.safetensors")
@@ -185,7 +190,7 @@ def test_a_critic_on_several_ranks_makes_the_steps_of_one(outcomes: Path, tmp_pa
     """Beside DeepSpeed's own process group; the same returns, the same gradient, the same weights and values."""
     train_critic(outcomes / "tiny", ALONE, tmp_path)
     expected, values, version = json.loads((tmp_path / "critic.json").read_text())
-    for rank in ("two/rank-0", "two/rank-1", "three/rank-0", "three/rank-2"):
+    for rank in ("two/rank-0", "two/rank-1", "three/rank-0", "three/rank-2", "two/rank-1/rows", "four/rank-2/rows"):
         folder = outcomes / rank
         reports, got, done = json.loads((folder / "critic.json").read_text())
         assert (version, done) == (4, 4)
@@ -195,9 +200,29 @@ def test_a_critic_on_several_ranks_makes_the_steps_of_one(outcomes: Path, tmp_pa
                 assert [mine[0], mine[4]] == pytest.approx([theirs[0], theirs[4]], rel=1e-9)
         assert largest_difference([got], [values]) < 1e-9
     for name in ("model.safetensors", HEAD_FILE):  # the first rank saves it
-        for ranks in ("two", "three"):
-            saved = outcomes / ranks / "rank-0" / "critic" / name
+        for place in ("two/rank-0", "three/rank-0", "two/rank-0/rows", "four/rank-0/rows"):
+            saved = outcomes / place / "critic" / name
             assert distance(load_file(saved), load_file(tmp_path / "critic" / name)) < 1e-9
+
+
+def test_a_teacher_on_several_ranks_gives_the_credit_and_the_steps_of_one(outcomes: Path, tmp_path: Path) -> None:
+    """With uneven and empty shares of policy and teacher alike: the same gradients, and the same weights after them."""
+    model = outcomes / "tiny"
+    learner = TorchLearner(model, device="cpu", dtype="float32", config=learning(), total_steps=5)
+    learn_of_teacher(learner, teacher_of(model), ALONE, tmp_path)
+    batches, version = json.loads((tmp_path / "taught.json").read_text())
+    assert version == len(batches) == 3
+    assert all(any(map(any, weights)) for _, _, weights, _ in batches)
+    for rank in ("two/rank-0", "two/rank-1", "three/rank-0", "three/rank-2"):
+        got, done = json.loads((outcomes / rank / "taught.json").read_text())
+        assert done == version
+        for (taught, credits, weights, norms), expected in zip(got, batches, strict=True):
+            assert largest_difference([taught, weights], [expected[0], expected[2]]) < 1e-4
+            assert credits == pytest.approx(expected[1], abs=1e-4)
+            assert norms == pytest.approx(expected[3], rel=1e-5)
+    for ranks in ("two", "three"):
+        published = outcomes / ranks / "rank-0" / "taught"
+        assert distance(dict(read_files(published)), dict(read_files(tmp_path / "taught"))) < 1e-5
 
 
 @pytest.mark.parametrize(("ranks", "name"), cases("bfloat16"))
@@ -224,7 +249,7 @@ def test_a_checkpoint_goes_on_with_the_same_bits(outcomes: Path, ranks: str, nam
 
 @pytest.mark.parametrize("name", ["zero-3", "lora-zero-3"])
 def test_the_torch_engine_goes_on_from_a_checkpoint_of_two_ranks(outcomes: Path, tmp_path: Path, name: str) -> None:
-    lora = LORA if name.startswith("lora") else None
+    lora = LORA if "lora" in name else None
 
     def learner(checkpoint: Path) -> TorchLearner:
         model, config = outcomes / "tiny", learning()
