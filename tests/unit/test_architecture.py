@@ -39,8 +39,8 @@ PACKAGES = sorted(path.parent for path in (ROOT / "reasoner").rglob("__init__.py
 TABLE = """
 errors:
 gro:
-records: io
 io: errors
+records: io
 config: errors gro io
 processes: errors io
 workers: errors io processes records
