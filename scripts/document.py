@@ -187,7 +187,7 @@ FOLDERS = {
     "rewards": "built-in reward sources (math, code, models, formats, answers, length, judges), tools and environments",
     "tasks": "built-in tasks: math-gsm8k, math-python, calc, calc-no-tool, guess-number, math-500, aime24, aime25, "
     "code-mbpp, code-humaneval, code-stdin, code-contests, instructions, ifeval",
-    "plugins": "examples: a method, verifiers (a unit, SQL, puzzles), all of reasoning-gym as tasks",
+    "plugins": "examples: a method, verifiers (a unit, SQL, puzzles), tasks of reasoning-gym and verifiers, OpenEnv",
     "tests": "unit, integration (real vLLM, real processes), docs",
     "scripts": "quickstart, install, test, check, validate_gro, check_models, benchmarks",
     "docs": "README.md is the index: getting started, concepts, tasks, rewards, methods, every command and figure",

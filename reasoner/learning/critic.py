@@ -27,7 +27,7 @@ from reasoner.distributed.sharding import GroupRows, rows_by_group, sharded_outp
 from reasoner.errors import UserError
 from reasoner.learning.batching.inputs import ModelInputs
 from reasoner.learning.batching.packing import MicroBatch, PackedSequence
-from reasoner.learning.batching.weighing import weigh_batch
+from reasoner.learning.batching.weighing import WeightedLoss, weigh_batch
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.model.backbone import Backbone
 from reasoner.learning.model.model_weights import Dtype
@@ -134,18 +134,20 @@ class TorchCritic:
         self._check(selected)
         batches = self.backbone.packing.micro_batches(share_of(selected, self._ranks))
         responses = [response for group in groups for response in group.responses]
-        losses = [self._accumulate_one(batch, responses, weights) for batch in batches]
-        of_ranks = self._ranks.gather(Accumulated.of(batches, sum(losses, 0.0)))
+        weighed = [self._accumulate_one(batch, responses, weights) for batch in batches]
+        of_ranks = self._ranks.gather(Accumulated.of(batches, weighed))
         first, *others = of_ranks[:: self._ranks.per_row]  # neighbours that share rows report the same
         return sum(others, first)
 
-    def _accumulate_one(self, batch: MicroBatch, responses: Sequence[Response], weights: WeightFunction) -> float:
-        """Forward, weigh, backward; no backward where every weight is 0. Returns - sum w * V."""
+    def _accumulate_one(
+        self, batch: MicroBatch, responses: Sequence[Response], weights: WeightFunction
+    ) -> WeightedLoss:
+        """Forward, weigh, backward; no backward where every weight is 0."""
         values_S, inputs = self._forward(batch)
         weighed = weigh_batch(batch, responses, inputs, values_S, None, weights)
         if weighed.nonzero:
             self._optimizer.backward(weighed.loss)
-        return float(weighed.loss.detach())
+        return weighed.detached()
 
     def step(self) -> StepResult:
         """Clip, update, zero the gradient; a loss or gradient that is not finite is dropped and reported."""

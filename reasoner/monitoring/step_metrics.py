@@ -56,13 +56,14 @@ def _group_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     rewards = [reward for scored in groups for reward in scored.rewards]
     valid = [reward for reward in rewards if reward is not None]
     responses = [response for scored in groups for response in scored.group.responses]
+    lengths = [response.policy_mask.count(True) for response in responses]
     values = {
         "reward/abstained": 1 - len(valid) / len(rewards),
         "groups/no_credit": fmean(not scored.informative for scored in groups),
-        "response/length_mean": fmean(response.policy_mask.count(True) for response in responses),
+        "response/length_mean": fmean(lengths),
         "response/finished": fmean(response.finish_reason == "stop" for response in responses),
         "response/entropy": _sampled_entropy(responses),
-        "tokens/sampled": float(sum(response.policy_mask.count(True) for response in responses)),
+        "tokens/sampled": float(sum(lengths)),
     }
     if valid:
         values |= {"reward/mean": fmean(valid), "reward/std": pstdev(valid)}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from reasoner.io.token_array import TokenArray
-from reasoner.records import Group, LogProbs, Prompt, Receipt, SamplingParams, TokenIds
+from reasoner.records import Group, LogProbs, Problem, Prompt, Receipt, SamplingParams, TokenIds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +17,8 @@ Progress = Callable[[int, int], None]
 """`(responses done, responses in all)`"""
 Finish = Literal["stop", "length", "abort", "repetition"]
 """Why a generation ended: an end token or a stop string; the most tokens; `TokenService.abort`; it repeated itself."""
+ParamsByTask = Mapping[str, SamplingParams]
+"""How the problems of each task are sampled (`Problem.part`); all have the same seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +182,11 @@ class Sampler(Protocol):
         """The version of the weights that it holds; -1: those of nobody, `load` comes first."""
         ...
 
-    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams | ParamsByTask) -> Iterator[Group]:
         """Yield the group of each prompt as soon as its n responses are complete, in the order of completion.
 
-        The log-probabilities are those of the sampled distribution, temperature included.
+        The log-probabilities are those of the sampled distribution, temperature included. Problems of several tasks
+        are sampled together, also where their limits differ.
         """
         ...
 
@@ -220,6 +223,11 @@ class Sampler(Protocol):
     def __enter__(self) -> Sampler: ...
 
     def __exit__(self, *exc: object) -> None: ...
+
+
+def params_of(params: SamplingParams | ParamsByTask, problem: Problem) -> SamplingParams:
+    """How responses to a problem are sampled."""
+    return params if isinstance(params, SamplingParams) else params[problem.part]
 
 
 def counted(groups: Iterable[Group], total: int, progress: Progress, done: int = 0) -> Iterator[Group]:

@@ -110,6 +110,10 @@ class UpdateReport:
             values["teacher/kl"] = self.teacher_kl
         if self.entropy is not None:
             values["entropy"] = self.entropy
+        if any(part.balance for part in self.done):
+            values["update/router_balance"] = sum(part.balance for part in self.done) / sum(
+                part.responses for part in self.done
+            )
         return values | (self.critic.metrics if self.critic else {})
 
 

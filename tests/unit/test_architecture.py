@@ -471,13 +471,14 @@ data.eval.missing data.eval.on_bad_row data.eval.too_long
 data.pairs.missing data.pairs.on_bad_row data.pairs.too_long
 data.labelled.missing data.labelled.on_bad_row data.labelled.too_long
 data.demos.missing data.demos.on_bad_row data.demos.too_long
+data.train.duplicates data.eval.duplicates data.pairs.duplicates data.labelled.duplicates data.demos.duplicates
 data.demos.path data.overlap data.demos.hub data.demos.generator data.demos.options data.demos.split data.demos.columns
 data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens
 curriculum.kind curriculum.longest_rest sampling.max_staleness
 sampling.engine sampling.mode sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
 sampling.stop_repetition
-sampling.memory_share sampling.tensor_parallel learning.sequence_parallel
+sampling.memory_share sampling.tensor_parallel learning.sequence_parallel learning.router_loss
 sampling.refills sampling.kv_cache_gib
 environment.name environment.options environment.tools environment.tool_options environment.format
 environment.max_turns environment.max_tool_calls environment.max_result_chars environment.timeout_s environment.workers

@@ -25,7 +25,7 @@ _Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class RowSlice:
     """What response tokens the slices of a flat input predict."""
 
     counts: tuple[int, ...]
@@ -53,7 +53,7 @@ class ModelInputs:
     """The number of tokens of each response; S is their sum."""
     segments: Segments | None = None
     """The shapes as one call of attention; None: padded sequences, or a CPU, which has no kernel for it."""
-    piece: Piece | None = None
+    row_slice: RowSlice | None = None
     """Ids, positions, predictors and targets are those of a slice of the flat input; None: they are whole."""
 
     def cut(self, index: int, count: int) -> ModelInputs:
@@ -66,8 +66,8 @@ class ModelInputs:
         (tensor([[1, 2, 7]]), tensor([[8, 5, 0]]))
         >>> first.targets_S, second.targets_S  # of 7, 8, 9, 5, 6
         (tensor([7, 8, 5]), tensor([9, 6]))
-        >>> second.predictors_S, second.piece
-        (tensor([0, 1]), Piece(counts=(3, 2), places_S=tensor([0, 1, 3, 2, 4])))
+        >>> second.predictors_S, second.row_slice
+        (tensor([0, 1]), RowSlice(counts=(3, 2), places_S=tensor([0, 1, 3, 2, 4])))
         """
         length = -(-self.input_ids_BL.shape[1] // count)
         own = slice(index * length, (index + 1) * length)
@@ -83,7 +83,7 @@ class ModelInputs:
             position_ids_BL=pad(self.position_ids_BL, filled)[:, own],
             predictors_S=self.predictors_S[selected_S] - index * length,
             targets_S=self.targets_S[selected_S],
-            piece=Piece(tuple(owners_S.bincount(minlength=count).tolist()), places_S),
+            row_slice=RowSlice(tuple(owners_S.bincount(minlength=count).tolist()), places_S),
         )
 
     def parts(self, values_S: Tensor) -> list[Tensor]:
