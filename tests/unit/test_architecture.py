@@ -427,7 +427,7 @@ def test_the_command_line_has_these_options() -> None:
         "algorithms": "--help",
         "algorithms list": "--help --plugin",
         "algorithms show": "--help --plugin name",
-        "plan": "--config --gpu-memory --gpus --help --json --model --nodes --plugin --profile --set task",
+        "plan": "--config --gpu-memory --gpus --help --json --model --nodes --plugin --profile --set --write task",
         "config": "--help",
         "config show": "--config --help --plugin --profile --set --toml task",
         "node": "--help",
