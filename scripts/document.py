@@ -219,6 +219,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "methods": methods,
     "metrics": metrics,
     "validation": partial(found, "gro"),
+    "embedded": partial(found, "embedded"),
     "scoring": partial(found, "scoring"),
     "mathematics": partial(found, "math"),
     "attacks": partial(found, "attacks"),
