@@ -76,7 +76,7 @@ def check_engine(scene: Scene) -> None:
 def check_seeds(scene: Scene) -> None:
     """What the same seed gives, within an engine and across its starts."""
 
-    def drawn(sampler: TrajectorySampler, seed: int) -> list[tuple[int, ...]]:
+    def drawn(sampler: TrajectorySampler, seed: int) -> list[Sequence[int]]:
         groups = _sample(sampler, scene, 8, 4, 24, seed=seed)
         return [response.token_ids for group in groups for response in group.responses]
 
@@ -134,9 +134,9 @@ def check_handover(scene: Scene) -> None:
     with scene.sampler(scene.small, "handover") as sampler:
 
         def give(publisher: Publisher, parent: str | None = None) -> None:
-            started = time.perf_counter()
+            started, before = time.perf_counter(), len(said)
             hand_over(publisher, sampler, parent=parent, say=said.append)
-            way = "files" if parent or not said or "as files" in said[-1] else "the GPU"
+            way = "the GPU" if any("on the GPU" in text for text in said[before:]) else "files"
             scene.figures[f"s through {way}"] = time.perf_counter() - started
 
         for parent in (None, "/dev/shm"):
@@ -185,7 +185,7 @@ def _free() -> float:
     return torch.cuda.mem_get_info()[0] / 2**30
 
 
-def _tokens(groups: Sequence[Group]) -> list[tuple[int, ...]]:
+def _tokens(groups: Sequence[Group]) -> list[Sequence[int]]:
     return [response.token_ids for group in groups for response in group.responses]
 
 
