@@ -221,6 +221,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "metrics": metrics,
     "validation": partial(found, "gro"),
     "embedded": partial(found, "embedded"),
+    "evening": partial(found, "evening"),
     "scoring": partial(found, "scoring"),
     "mathematics": partial(found, "math"),
     "attacks": partial(found, "attacks"),
