@@ -89,7 +89,7 @@ class TorchLearner:
     def perturbed(self, sizes: Mapping[str, float]) -> AbstractContextManager[None]:
         return self.policy.perturbed(sizes)
 
-    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[Sequence[float]]:
         return self.policy.logprobs(groups, temperature)
 
     def accumulate(
