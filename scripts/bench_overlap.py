@@ -223,7 +223,7 @@ class SetLengths:
         return completed
 
     def _params(self, request: TokenRequest) -> SamplingParams:
-        prompt = request.token_ids[:PROMPT_TOKENS]
+        prompt = tuple(request.token_ids[:PROMPT_TOKENS])
         written = len(request.token_ids) - PROMPT_TOKENS
         return replace(request.params, max_tokens=max(1, self.lengths[prompt] - written))
 

@@ -112,7 +112,8 @@ def records() -> str:
                 continue
             after = classes[name][at + 1] if at + 1 < len(classes[name]) else None
             text = ast.literal_eval(after.value) if isinstance(after, ast.Expr) else ""
-            kind = ast.unparse(aliases.get(ast.unparse(node.annotation), node.annotation)).replace("|", "\\|")
+            hint = aliases.get(ast.unparse(node.annotation), node.annotation)
+            kind = re.sub(r"Annotated\[(.*), '\w+'\]", r"\1", ast.unparse(hint)).replace("|", "\\|")
             rows.append(f"| `{name.lower()}.{ast.unparse(node.target)}` | `{kind}` | {' '.join(text.split())} |")
     return "\n".join(["| | type | what it holds |", "|---|---|---|", *rows]) + "\n"
 
@@ -219,6 +220,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "methods": methods,
     "metrics": metrics,
     "validation": partial(found, "gro"),
+    "embedded": partial(found, "embedded"),
+    "evening": partial(found, "evening"),
     "scoring": partial(found, "scoring"),
     "mathematics": partial(found, "math"),
     "attacks": partial(found, "attacks"),

@@ -106,15 +106,15 @@ class TorchCritic:
         """Optimiser steps behind the current weights."""
         return self._optimizer.version
 
-    def values(self, groups: Sequence[Group]) -> list[list[float]]:
+    def values(self, groups: Sequence[Group]) -> list[Sequence[float]]:
         """(R)(T) value of the state before every response token, without gradient."""
         self._check(rows_by_group(groups))
         return sharded_outputs(groups, self._ranks, self._values)
 
     @torch.no_grad()
-    def _values(self, groups: Sequence[GroupRows]) -> dict[int, list[float]]:
+    def _values(self, groups: Sequence[GroupRows]) -> dict[int, Sequence[float]]:
         """Values of some responses, by row."""
-        values: dict[int, list[float]] = {}
+        values: dict[int, Sequence[float]] = {}
         for batch in self.backbone.packing.micro_batches(groups):
             values_S, inputs = self._forward(batch)
             values |= inputs.by_row(batch, values_S)
@@ -193,7 +193,7 @@ class TorchCritic:
             )
         return float(((packed_SH - plain_SH).norm(dim=1) / plain_SH.norm(dim=1)).mean())
 
-    def _plain(self, sequence: PackedSequence, response: tuple[int, ...]) -> Tensor:
+    def _plain(self, sequence: PackedSequence, response: Sequence[int]) -> Tensor:
         """(T, H) by the model's own forward pass."""
         ids = torch.tensor([[*sequence.prompt_ids, *response[:-1]]], device=self.backbone.device)
         with self.backbone.autocast():

@@ -99,7 +99,7 @@ class Learner(Protocol):
         """Optimiser steps behind the current weights."""
         ...
 
-    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> Sequence[Sequence[float]]:
         """(R)(T) log-probability of every response token, `log_softmax(logits / temperature)`, without gradient."""
         ...
 

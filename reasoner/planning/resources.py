@@ -227,9 +227,7 @@ def check_models_at_hand(config: Config, decisions: Decisions | None = None) -> 
         check_weights_at_hand(config.teacher.path, trusted)
 
 
-def _sequences(
-    prompts: Sequence[Prompt], offline: Mapping[Source, OfflineData]
-) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _sequences(prompts: Sequence[Prompt], offline: Mapping[Source, OfflineData]) -> Iterator[tuple[str, Sequence[int]]]:
     """All token ids of a run that no model sampled, and what they are of."""
     for prompt in prompts:
         yield f"the prompt of problem {prompt.problem.id}", prompt.token_ids

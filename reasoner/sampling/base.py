@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from reasoner.records import Group, PartialGroup, Problem, Prompt, Receipt, SamplingParams
+from reasoner.io.token_array import TokenArray
+from reasoner.records import Group, LogProbs, PartialGroup, Problem, Prompt, Receipt, SamplingParams, TokenIds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,7 @@ class TokenRequest:
 
     id: int
     """Unique among the requests that have not been received; chosen by the caller."""
-    token_ids: tuple[int, ...]
+    token_ids: TokenIds
     """Everything so far: the prompt, and what was generated and appended since."""
     n: int
     """How many continuations are sampled."""
@@ -46,15 +47,18 @@ class TokenRequest:
     (vLLM on CUDA: continuation k has `seed + k`); elsewhere all requests share the noise that `TokenService.begin`
     seeds."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "token_ids", TokenArray(self.token_ids, "int32"))
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One continuation."""
 
-    token_ids: tuple[int, ...]
+    token_ids: TokenIds
     """(T,) As they were generated, with the end token or the tokens of the stop string that ended it. Empty only where
     it was aborted before its first token."""
-    logprobs: tuple[float, ...]
+    logprobs: LogProbs
     """(T,) The log-probability of each token under the sampled distribution, nats; a number always."""
     finish: Finish
     version: int
@@ -62,6 +66,10 @@ class Completion:
     version_changes: tuple[tuple[int, int], ...] = ()
     """Where the weights changed while it was sampled: the position of the first token of newer weights, and their
     version."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "token_ids", TokenArray(self.token_ids, "int32"))
+        object.__setattr__(self, "logprobs", TokenArray(self.logprobs, "float32"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,7 +197,9 @@ class RolloutCollector:
             rounds=tuple(rounds),
             refilled=refills > 0,
             greedy_rewards=tuple(scored.rewards[0] for scored in greedy_groups) if greedy else None,
-            tokens=sum(sum(response.policy_mask) for scored in everything for response in scored.group.responses),
+            tokens=sum(
+                response.policy_mask.count(True) for scored in everything for response in scored.group.responses
+            ),
             scoring_s=sum(c.seconds for scored in everything for row in scored.components for c in row),
             metrics=self._metrics(len(kept), sum(map(len, rounds))),
             seconds=timer.seconds,

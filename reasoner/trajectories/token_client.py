@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from itertools import count
 from logging import getLogger
@@ -46,7 +47,7 @@ class TokenClient:
         """nothing is generated any more: what was being generated was interrupted"""
 
     async def generate(
-        self, token_ids: tuple[int, ...], n: int, params: SamplingParams, what: str
+        self, token_ids: Sequence[int], n: int, params: SamplingParams, what: str
     ) -> tuple[Completion, ...]:
         """`n` continuations of the token ids; those that `stop` interrupts have finish reason `abort` and the tokens
         that there are.

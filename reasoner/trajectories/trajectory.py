@@ -49,7 +49,7 @@ class GroupPrompt:
     prompt: Prompt
     seed: int
     """of the group's own noise, below 2^62"""
-    opened: tuple[int, ...] | None = None
+    opened: Sequence[int] | None = None
     """its tokens with what the environment added; None: no response has begun"""
 
     @property

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from reasoner.errors import SamplerError
+from reasoner.io.token_array import TokenArray
 from reasoner.records import (
     EnvironmentReport,
     FinishReason,
@@ -45,11 +47,11 @@ class Reading:
 class Transcript:
     """The tokens of one response so far: what the policy wrote and what was appended, none of them made twice."""
 
-    prompt_ids: tuple[int, ...]
+    prompt_ids: Sequence[int]
     reading: Reading
-    token_ids: list[int] = field(default_factory=list)
-    policy_mask: list[bool] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    token_ids: array[int] = field(default_factory=lambda: array("i"))
+    policy_mask: bytearray = field(default_factory=bytearray)
+    logprobs: array[float] = field(default_factory=lambda: array("f"))
     turns: list[Turn] = field(default_factory=list)
     versions: list[tuple[int, int]] = field(default_factory=list)
     """position of the first token of each version of the weights, and the version"""
@@ -61,14 +63,14 @@ class Transcript:
     """tokens of the policy that were given up, and are not among these"""
 
     @classmethod
-    def of(cls, partial: PartialResponse, prompt_ids: tuple[int, ...], reading: Reading) -> Transcript:
+    def of(cls, partial: PartialResponse, prompt_ids: Sequence[int], reading: Reading) -> Transcript:
         """What there is of a response that is continued."""
         return cls(
             prompt_ids,
             reading,
-            [*partial.token_ids],
-            [*partial.policy_mask],
-            [*partial.sampler_logprobs],
+            array("i", partial.token_ids),
+            bytearray(partial.policy_mask),
+            array("f", partial.sampler_logprobs),
             [*partial.turns],
             [*partial.versions],
             partial.turn_seconds,
@@ -82,9 +84,9 @@ class Transcript:
         return self.turns[-1].end if self.turns else 0
 
     @property
-    def context(self) -> tuple[int, ...]:
+    def context(self) -> TokenArray[int]:
         """What the policy continues."""
-        return (*self.prompt_ids, *self.token_ids)
+        return TokenArray.joined([self.prompt_ids, self.token_ids], "int32")
 
     def write(self, completion: Completion, seconds: float) -> None:
         """Add what the policy wrote, of a turn that it may go on with."""
@@ -121,7 +123,7 @@ class Transcript:
                 finish = across[1]
                 self._cut(first + across[0])
         written = self.token_ids[first:]
-        text = self.reading.text((*self.prompt_ids, *self.token_ids[:first]), written)
+        text = self.reading.text(TokenArray.joined([self.prompt_ids, self.token_ids[:first]], "int32"), written)
         calls = read(written, text) if read and finish == "stop" else ()
         turn = Turn("assistant", first, len(self.token_ids), text, calls, seconds=self.turn_seconds)
         self.turns.append(turn)
@@ -132,8 +134,8 @@ class Transcript:
         """Give up all tokens."""
         self.discarded += sum(self.policy_mask)
         self.carried, self.turn_seconds = 0, 0.0
-        for column in (self.token_ids, self.policy_mask, self.logprobs, self.turns, self.versions):
-            column.clear()
+        self._cut(0)
+        self.turns, self.versions = [], []
 
     def partial(self, sample: int, rewards: Sequence[float | None], parts: Mapping[str, Any]) -> PartialResponse:
         """What there is, to be continued later.
@@ -145,9 +147,9 @@ class Transcript:
         """
         return PartialResponse(
             sample=sample,
-            token_ids=tuple(self.token_ids),
-            policy_mask=tuple(self.policy_mask),
-            sampler_logprobs=tuple(self.logprobs),
+            token_ids=self.token_ids,
+            policy_mask=TokenArray.frombytes(bytes(self.policy_mask), "bool"),
+            sampler_logprobs=self.logprobs,
             versions=tuple(self.versions),
             turns=tuple(self.turns),
             turn_seconds=self.turn_seconds,
@@ -188,9 +190,9 @@ class Transcript:
         """
         return Response(
             text=next((turn.text for turn in reversed(self.turns) if turn.role == "assistant"), ""),
-            token_ids=tuple(self.token_ids),
-            policy_mask=tuple(self.policy_mask),
-            sampler_logprobs=tuple(self.logprobs),
+            token_ids=self.token_ids,
+            policy_mask=TokenArray.frombytes(bytes(self.policy_mask), "bool"),
+            sampler_logprobs=self.logprobs,
             finish_reason=finish,
             policy_version=self.versions[0][1],
             version_changes=tuple(self.versions[1:]),
@@ -202,11 +204,12 @@ class Transcript:
 
     def _cut(self, end: int) -> None:
         """Leave out the tokens from this position on."""
-        for column in (self.token_ids, self.policy_mask, self.logprobs):
-            del column[end:]
+        del self.token_ids[end:]
+        del self.policy_mask[end:]
+        del self.logprobs[end:]
         self.versions = [version for version in self.versions if version[0] < end]
 
     def _add(self, token_ids: Sequence[int], logprobs: Sequence[float], *, policy: bool) -> None:
-        self.token_ids += token_ids
-        self.policy_mask += [policy] * len(token_ids)
-        self.logprobs += logprobs
+        self.token_ids.frombytes(TokenArray(token_ids, "int32").tobytes())
+        self.policy_mask += bytes([policy]) * len(token_ids)
+        self.logprobs.frombytes(TokenArray(logprobs, "float32").tobytes())

@@ -122,7 +122,7 @@ def learning(**more: Any) -> LearningConfig:
 
 def all_logprobs(policy: LogprobModel) -> list[list[float]]:
     """Of the responses of every batch."""
-    return [row for groups in BATCHES.values() for row in policy.logprobs(groups, TEMPERATURE)]
+    return [[*row] for groups in BATCHES.values() for row in policy.logprobs(groups, TEMPERATURE)]
 
 
 def steps() -> list[tuple[list[Group], WeightFunction]]:
@@ -162,7 +162,8 @@ def perturb(learner: PerturbableLearner) -> list[list[list[float]]]:
     found = [learner.logprobs(ONE_GROUP, TEMPERATURE)]
     with learner.perturbed(sizes):
         found.append(learner.logprobs(ONE_GROUP, TEMPERATURE))
-    return [*found, learner.logprobs(ONE_GROUP, TEMPERATURE)]
+    found.append(learner.logprobs(ONE_GROUP, TEMPERATURE))
+    return [[[*row] for row in rows] for rows in found]
 
 
 def publish_on_a_full_disk(learner: Learner, output: Path) -> None:

@@ -99,7 +99,7 @@ def test_every_spelling_of_a_pair_gives_the_same_tokens(tmp_path: Path, tokenize
     for response, message in zip(scored.group.responses, (GOOD, BAD), strict=True):
         whole = tokenizer.apply_chat_template([USER, message], tokenize=True, return_dict=False)
         newline = len(tokenizer.encode("\n", add_special_tokens=False))
-        assert list(scored.group.prompt_ids + response.token_ids) == whole[:-newline]
+        assert [*scored.group.prompt_ids, *response.token_ids] == whole[:-newline]
 
 
 def test_the_prompt_is_the_one_that_fresh_responses_are_sampled_for(tmp_path: Path, tokenizer: Any) -> None:

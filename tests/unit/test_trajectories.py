@@ -521,7 +521,7 @@ def test_versions_that_change_in_a_response_are_where_their_tokens_are() -> None
         zip(response.policy_mask, response.sampler_logprobs, response.token_ids, strict=True)
     ):
         version = max(version for first, version in spans if first <= at)
-        assert not own or logprob == -(token + version / 1000)
+        assert not own or logprob == pytest.approx(-(token + version / 1000), abs=1e-5)
     assert len(response.version_changes) == 4
     asked: Callable[[TokenRequest], int] = lambda request: request.n  # noqa: E731
     assert {asked(request) for request in fake.submitted} == {1}

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
+from reasoner.io.token_array import Kind, TokenArray
 from reasoner.learning.batching.packing import MicroBatch
 from reasoner.learning.batching.shapes import Segments, SequenceShape
 from reasoner.records import Response
@@ -89,9 +90,11 @@ class ModelInputs:
         """(S,) -> (T,) of each response."""
         return list(torch.split(values_S, list(self.lengths_R)))
 
-    def by_row(self, batch: MicroBatch, values_S: Tensor) -> dict[int, list[float]]:
+    def by_row(self, batch: MicroBatch, values_S: Tensor) -> dict[int, Sequence[float]]:
         """(S,) -> (T,) of each response, by its row of the batch."""
-        return {row: part.tolist() for row, part in zip(batch.rows, self.parts(values_S), strict=True)}
+        kind: Kind = "float64" if values_S.dtype == torch.float64 else "float32"
+        parts = self.parts(values_S.float().cpu() if kind == "float32" else values_S.cpu())
+        return {row: TokenArray(part.numpy(), kind) for row, part in zip(batch.rows, parts, strict=True)}
 
     def padded(self, values_S: Tensor) -> Tensor:
         """(S,) -> (R, T), zeros on the right."""
@@ -126,7 +129,7 @@ def policy_mask(batch: MicroBatch, responses: Sequence[Response], device: torch.
     Args:
         responses: all of the batch, in group order.
     """
-    return _tensor([np.array(responses[row].policy_mask, dtype=np.bool_) for row in batch.rows], device)
+    return _tensor([np.asarray(responses[row].policy_mask) for row in batch.rows], device)
 
 
 def flat_inputs(batch: MicroBatch, device: torch.device) -> ModelInputs:
@@ -204,7 +207,7 @@ def padded_inputs(batch: MicroBatch, device: torch.device) -> ModelInputs:
 
 
 def _numbers(values: Sequence[int]) -> _Numbers:
-    return np.array(values, dtype=np.int64)
+    return np.asarray(values, dtype=np.int64)
 
 
 def _tensor(parts: Sequence[NDArray[Any]], device: torch.device) -> Tensor:

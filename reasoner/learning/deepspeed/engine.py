@@ -148,14 +148,14 @@ class DeepspeedLearner:
         """As in the protocol; the optimiser's own copies of the weights stay as they are."""
         return self.policy.perturbed(sizes, lambda parameters: self._gathered(parameters, modifier_rank=0))
 
-    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[Sequence[float]]:
         self.policy.check(rows_by_group(groups), temperature)
         return sharded_outputs(groups, self._ranks, lambda share: self._logprobs(share, temperature))
 
     @torch.no_grad()
-    def _logprobs(self, share: Sequence[GroupRows], temperature: float) -> dict[int, list[float]]:
+    def _logprobs(self, share: Sequence[GroupRows], temperature: float) -> dict[int, Sequence[float]]:
         """Log-probabilities of this rank's responses, by row."""
-        logprobs: dict[int, list[float]] = {}
+        logprobs: dict[int, Sequence[float]] = {}
         for batch in self._rounds(self.policy.packing.micro_batches(share)):
             inputs = self.policy.inputs(batch or _IDLE)
             logprobs_S, *_ = self._engine(inputs, temperature, False)

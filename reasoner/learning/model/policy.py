@@ -129,11 +129,11 @@ class TorchPolicy(Backbone):
             if enabled == {True}:
                 layer.to(torch.bfloat16)
 
-    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[Sequence[float]]:
         """(R)(T) log-probability of every response token, `log_softmax(logits / temperature)`, without gradient."""
         selected = rows_by_group(groups)
         self.check(selected, temperature)
-        logprobs: dict[int, list[float]] = {}
+        logprobs: dict[int, Sequence[float]] = {}
         for batch in self.packing.micro_batches(selected):
             inputs = self.inputs(batch)
             with torch.no_grad():
@@ -202,7 +202,7 @@ class TorchPolicy(Backbone):
             plain_S = torch.cat([self._plain(sequence, response, temperature) for sequence, response in parts])
         return float((packed_S - plain_S).abs().mean())
 
-    def _plain(self, sequence: PackedSequence, response: tuple[int, ...], temperature: float) -> Tensor:
+    def _plain(self, sequence: PackedSequence, response: Sequence[int], temperature: float) -> Tensor:
         """(T,) of the last tokens, by the model's own forward pass with its own output layer."""
         ids = torch.tensor([[*sequence.prompt_ids, *response[:-1]]], device=self.device)
         targets = response[-COMPARED_TOKENS:]
@@ -218,4 +218,4 @@ class TorchPolicy(Backbone):
             hook.remove()
         wide = torch.float64 if self.dtype == "float64" else torch.float32
         logprobs = torch.log_softmax(logits[0].to(wide) / temperature, dim=-1)
-        return logprobs.gather(1, torch.tensor(targets, device=self.device).unsqueeze(1)).squeeze(1)
+        return logprobs.gather(1, torch.tensor([*targets], device=self.device).unsqueeze(1)).squeeze(1)
