@@ -53,7 +53,7 @@ class GroupPrompt:
     """its tokens with what the environment added; None: no response has begun"""
 
     @property
-    def token_ids(self) -> tuple[int, ...]:
+    def token_ids(self) -> Sequence[int]:
         """What the responses continue."""
         return self.opened or self.prompt.token_ids
 
