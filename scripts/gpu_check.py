@@ -195,7 +195,7 @@ def run_apart(name: str, folder: Path, cpu: bool) -> Outcome:
     return Outcome(name, "FAIL", seconds, why=f"{how}\n{log.read_text(errors='replace')[-TAIL:]}")
 
 
-def why_skipped(name: str, cpu: bool, without: Sequence[str]) -> str:
+def skip_note(name: str, cpu: bool, without: Sequence[str]) -> str:
     """Why a check is not run; empty: it is."""
     check = CHECKS[name]
     if cpu and check.gpu_only:
@@ -277,7 +277,7 @@ def main() -> int:
 
         build_models(Path(folder), tiny=options.cpu)
         for name in options.checks or CHECKS:
-            why = why_skipped(name, options.cpu, ["vllm"] if options.without_vllm else [])
+            why = skip_note(name, options.cpu, ["vllm"] if options.without_vllm else [])
             outcome = Outcome(name, "SKIP", why=why) if why else run_apart(name, Path(folder), options.cpu)
             outcomes.append(outcome)
             figures = " ".join(f"{key}={_number(value)}" for key, value in outcome.figures.items())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reasoner.learning.model import attention
 from scripts import gpu_check, gpu_checks_learner, gpu_checks_sampler
-from scripts.gpu_check import CHECKS, Outcome, page, run_apart, run_one, why_skipped
+from scripts.gpu_check import CHECKS, Outcome, page, run_apart, run_one, skip_note
 from scripts.gpu_models import FailedCheckError, Scene, build_models
 
 
@@ -95,10 +95,10 @@ def test_a_check_that_hangs_or_dies_is_a_result_too(
 
 def test_what_cannot_run_is_skipped_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_check, "find_spec", lambda name: None if name == "deepspeed" else object())
-    assert why_skipped("formats", True, []) == "needs a GPU"
-    assert why_skipped("formats", False, []) == ""
-    assert why_skipped("engine", False, ["vllm"]) == "vllm is left out"
-    assert why_skipped("deepspeed", False, []) == "deepspeed is not installed"
+    assert skip_note("formats", True, []) == "needs a GPU"
+    assert skip_note("formats", False, []) == ""
+    assert skip_note("engine", False, ["vllm"]) == "vllm is left out"
+    assert skip_note("deepspeed", False, []) == "deepspeed is not installed"
 
 
 def test_the_page_says_whatever_was_found() -> None:

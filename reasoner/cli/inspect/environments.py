@@ -93,7 +93,7 @@ def play_script(
             metavar="TOML", help='Problem that an environment starts with: \'{question = "..", answer = "7"}\'.'
         ),
     ] = None,
-    given: Annotated[
+    option_values: Annotated[
         str | None, typer.Option("--options", metavar="TOML", help="Options as a TOML table: '{max_digits = 50}'.")
     ] = None,
     plugin: options.Plugins = None,
@@ -113,7 +113,7 @@ def play_script(
 
     files = list(plugin or ())
     item = _find(name, hooks.build_manager(files))
-    own = parse_table("--options", given)
+    own = parse_table("--options", option_values)
     if isinstance(item, Tool):
         if turn or problem:
             raise UserError(f"{name!r} is a tool: give the arguments of a call, --arguments '{{...}}'.")

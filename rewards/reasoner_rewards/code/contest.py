@@ -23,7 +23,7 @@ from reasoner import Problem
 from reasoner_rewards.code.bindings import bound_names
 from reasoner_rewards.code.calls import Question, alike, call_question
 from reasoner_rewards.code.fields import missing
-from reasoner_rewards.code.packed import unpacked_text
+from reasoner_rewards.code.packed import unpack_text
 from reasoner_rewards.code.process import Allowance, FunctionCall, Program
 from reasoner_rewards.code.stdin import StdinCase
 
@@ -114,9 +114,9 @@ def _read(fields: Mapping[str, Any], tolerance: float) -> ContestTests:
         return ContestTests(tuple(StdinCase(_text(test.input), _text(test.output)) for test in tests), "", (), seconds)
     functions = {test.function for test in tests} - {""} or {_entry_point(fields)}
     if len(functions) > 1 or functions == {""}:
-        given = f"several functions ({', '.join(sorted(functions))})" if len(functions) > 1 else "no function"
+        named = f"several functions ({', '.join(sorted(functions))})" if len(functions) > 1 else "no function"
         raise ValueError(
-            f"the tests name {given}; one is needed, in 'fn_name', or in the field 'entry_point', which can be mapped: "
+            f"the tests name {named}; one is needed, in 'fn_name', or in the field 'entry_point', which can be mapped: "
             "columns.entry_point=FIELD"
         )
     (function,) = functions
@@ -142,31 +142,31 @@ def _tests(value: Any, depth: int = 0) -> Iterator[_Test]:
     if depth > _NESTED:
         raise ValueError(f"nested more than {_NESTED} levels deep")
     if isinstance(value, str):
-        yield from _tests(_parsed(value), depth + 1)
+        yield from _tests(_parse_tests(value), depth + 1)
     elif isinstance(value, list):
         for item in value:
             yield from _tests(item, depth + 1)
     elif isinstance(value, Mapping):
-        yield from _of_table(value)
+        yield from _tests_of_table(value)
     else:
         raise ValueError(f"a list or an object of tests is needed, got {type(value).__name__}")
 
 
-def _parsed(text: str) -> Any:
+def _parse_tests(text: str) -> Any:
     """What a text spells: JSON, plain or packed."""
     if not text.strip():
         return None
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        packed = unpacked_text(text)
+        packed = unpack_text(text)
     try:
         return json.loads(packed)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the packed text is not JSON: {error}") from None
 
 
-def _of_table(table: Mapping[str, Any]) -> Iterator[_Test]:
+def _tests_of_table(table: Mapping[str, Any]) -> Iterator[_Test]:
     """The tests of an object: one, or several whose inputs and outputs are lists."""
     function = str(table.get("fn_name") or table.get("func_name") or _metadata(table).get("func_name") or "")
     kind = str(table.get("testtype") or table.get("type") or "")
@@ -181,8 +181,8 @@ def _of_table(table: Mapping[str, Any]) -> Iterator[_Test]:
         return
     if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
         raise ValueError("inputs and outputs must be lists of one length")
-    for given, expected in zip(inputs, outputs, strict=True):
-        yield _Test(given, expected, function, is_call, isinstance(expected, list))
+    for text, expected in zip(inputs, outputs, strict=True):
+        yield _Test(text, expected, function, is_call, isinstance(expected, list))
 
 
 def _metadata(table: Mapping[str, Any]) -> Mapping[str, Any]:
