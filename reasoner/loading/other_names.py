@@ -57,7 +57,7 @@ _TRL = (
     ("temperature", "sampling.temperature"),
     *((key, "", _WARPED) for key in ("top_p", "top_k", "repetition_penalty")),
     ("use_vllm", "sampling.engine", "true is 'vllm'"),
-    ("vllm_mode", "sampling.mode", "'colocate' is 'colocated'"),
+    ("vllm_mode", "sampling.servers", "'colocate' is an empty list"),
     ("vllm_server_base_url", "sampling.servers", "started with `reasoner serve`"),
     ("vllm_server_host", "sampling.servers", "whole addresses, http://HOST:PORT"),
     ("vllm_gpu_memory_utilization", "sampling.memory_share"),
@@ -195,6 +195,7 @@ _VERL = (
 )
 _GONE = {
     **dict.fromkeys(("sampling.top_p", "sampling.top_k", "sampling.repetition_penalty"), f"leave out: {_WARPED}"),
+    "sampling.mode": "leave out: sampling.servers alone says whether servers sample",
     "sampling.ahead": "set sampling.max_staleness: the same number",
     "learning.reference": "leave out: a reference policy is there exactly when a term compares with one",
 }

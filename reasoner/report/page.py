@@ -77,6 +77,7 @@ def render(report: ReportData, payload: Mapping[str, Any], responses: Responses)
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals.update(_helpers())
     style = "\n".join(_asset(name) for name in ("plot.css", "style.css"))
     script = '"use strict";\n' + "\n".join(_asset(name) for name in SCRIPTS)
     runs = [run.run for run in report.runs]
@@ -99,25 +100,31 @@ def render(report: ReportData, payload: Mapping[str, Any], responses: Responses)
         data=pack({"charts": _hover(report), "runs": [run.name for run in runs], **payload}),
         version=reasoner.__version__,
         written=f"{datetime.now():%Y-%m-%d %H:%M}",
-        about_curves=ABOUT_CURVES,
-        about_evaluation=ABOUT_EVALUATION,
-        shown_units=("tokens", "tokens/s", "s", "GiB", "nats", "count"),
-        draw=_draw,
-        stage_chart=_stage_chart,
-        figures=_figures,
-        times=_times,
-        ended=ended,
-        versions=versions,
-        short=short,
-        when=when,
-        estimated=lambda estimate: _interval_element(_estimate_text(estimate)),
-        environment=lambda run: hide_home_folder(json.dumps(run.environment, indent=2, ensure_ascii=False)),
-        hide_home_folder=hide_home_folder,
-        resumptions=resumptions,
-        shortened=shortened,
-        longest_example=LONGEST_EXAMPLE,
     )
     return page.lstrip()
+
+
+def _helpers() -> dict[str, Any]:
+    """The functions and constants of the template, which are the same for every report."""
+    return {
+        "about_curves": ABOUT_CURVES,
+        "about_evaluation": ABOUT_EVALUATION,
+        "shown_units": ("tokens", "tokens/s", "s", "GiB", "nats", "count"),
+        "draw": _draw,
+        "stage_chart": _stage_chart,
+        "figures": _figures,
+        "times": _times,
+        "ended": ended,
+        "versions": versions,
+        "short": short,
+        "when": when,
+        "estimated": lambda estimate: _interval_element(_estimate_text(estimate)),
+        "environment": lambda run: hide_home_folder(json.dumps(run.environment, indent=2, ensure_ascii=False)),
+        "hide_home_folder": hide_home_folder,
+        "resumptions": resumptions,
+        "shortened": shortened,
+        "longest_example": LONGEST_EXAMPLE,
+    }
 
 
 def pack(value: Any) -> str:

@@ -141,7 +141,7 @@ def choose_engine(sampling: SamplingConfig) -> SamplerEngine:
     Raises:
         MissingDependencyError: vllm is asked for by name and not installed.
     """
-    if sampling.mode == "server":
+    if sampling.servers:
         return "servers"
     engine = sampling.engine
     installed = importlib.util.find_spec("vllm") is not None
