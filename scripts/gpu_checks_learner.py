@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,6 +29,9 @@ from reasoner.models.size import ModelSize
 from reasoner.planning.memory import needs
 from reasoner.processes.machine import Machine
 from reasoner.records import Group
+from reasoner.sampling.vllm.buckets import DeviceDigest, SharedBuffer
+from reasoner.sampling.vllm.device_link import DeviceLink
+from reasoner.sampling.vllm.messages import BUFFER_BYTES, TakeBuckets, Value
 from scripts.gpu_models import Dtype, Scene, even_weights, fail_if, group
 
 PEAK = 790e12
@@ -107,7 +115,7 @@ def _segments_error(scene: Scene) -> float:
 def check_lengths(scene: Scene) -> None:
     """New lengths must cost what known ones do."""
     learner = scene.learner(scene.small, share_prompts="never")
-    count, longest = (64, 700) if scene.on_gpu else (8, 90)
+    count, longest = (8, 90) if scene.tiny else (64, 700)
     lengths = random.Random(0).sample(range(65, longest), count)
     known = [group(20, (64,), 500 + number) for number in range(count)]
     fresh = [group(20, (length,), number) for number, length in enumerate(lengths)]
@@ -136,7 +144,7 @@ def _seconds(scene: Scene, learner: TorchLearner, groups: Sequence[Group]) -> fl
 
 def check_update(scene: Scene) -> None:
     """Speed, and memory against the estimate."""
-    tokens, batches = (32768, 8) if scene.on_gpu else (512, 2)
+    tokens, batches = (512, 2) if scene.tiny else (32768, 8)
     size = ModelSize.of(scene.large)
     length = max(16, tokens // 16 - 64)
     groups = [group(64, (length,) * 4, number) for number in range(batches * 4)]
@@ -236,6 +244,63 @@ def _synchronisations() -> Iterator[list[Any]]:
             torch.cuda.set_sync_debug_mode(before)
 
 
+class _WorkerProcess:
+    """In the place of vLLM's process: one that takes weights and says what it has (`gpu_bucket_worker`)."""
+
+    def send(self, request: TakeBuckets) -> None:
+        """Start it."""
+        command = [sys.executable, "-m", "scripts.gpu_bucket_worker", request.address]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    @property
+    def has_replied(self) -> bool:
+        """Whether it has ended."""
+        return self.process.poll() is not None
+
+    def reply(self) -> Value:
+        """What it printed."""
+        text, _ = self.process.communicate(timeout=60)
+        if self.process.returncode:
+            fail_if([f"the process that takes the weights ended with {self.process.returncode}"])
+        checksum, tensors = json.loads(text)
+        return checksum, tensors
+
+
+def check_buckets(scene: Scene) -> None:
+    """Weights through a buffer that another process maps; on a CPU a file in memory is the buffer."""
+    learner = scene.learner(scene.large)
+    weights = dict(learner.policy.weights.published())
+    with TemporaryDirectory(dir="/dev/shm") as folder:
+        link = _link(scene, Path(folder))
+        started = time.perf_counter()
+        received, sent = link.give(weights.items(), 1)
+        seconds = time.perf_counter() - started
+        size = sum(value.nbytes for value in weights.values())
+        scene.figures |= {"weights": sent.tensors, "GiB": size / 2**30, "s with the other's start": seconds}
+        mistakes = [] if received == (sent.checksum, len(weights)) else [f"{received} arrived of {sent.checksum}"]
+        name = next(iter(weights))
+        changed = weights | {name: weights[name].clone()}
+        changed[name].view(-1).view(torch.int16)[5] ^= 1
+        digests = [DeviceDigest(), DeviceDigest()]
+        started = time.perf_counter()
+        for digest, some in zip(digests, (weights, changed), strict=True):
+            for key, value in some.items():
+                digest.add(key, value)
+        sums = [digest.checksum for digest in digests]
+        scene.figures["s of a checksum"] = (time.perf_counter() - started) / 2
+        mistakes += [] if sums[0] == sent.checksum != sums[1] else ["a changed bit does not change the checksum"]
+    fail_if(mistakes)
+
+
+def _link(scene: Scene, folder: Path) -> DeviceLink:
+    host = cast(Any, _WorkerProcess())
+    if scene.on_gpu:
+        return DeviceLink(host)
+    file = str(folder / "buffer")
+    buffer = torch.from_file(file, shared=True, size=BUFFER_BYTES, dtype=torch.uint8)
+    return DeviceLink(host, buffer, lambda _: SharedBuffer(file, "cpu"))
+
+
 def check_deepspeed(scene: Scene) -> None:
     """Three steps of every ZeRO stage against torch's."""
     from reasoner.learning.deepspeed.engine import DeepspeedLearner
@@ -276,5 +341,6 @@ CHECKS: Mapping[str, Callable[[Scene], None]] = {
     "lengths": check_lengths,
     "update": check_update,
     "formats": check_formats,
+    "buckets": check_buckets,
     "deepspeed": check_deepspeed,
 }

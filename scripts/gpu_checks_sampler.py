@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -26,7 +28,6 @@ from reasoner.learning.learner import Learner
 from reasoner.models.tensor_files import read_files, write_weights
 from reasoner.records import Group, SamplingParams
 from reasoner.runs.folder import read_metrics
-from reasoner.sampling.vllm import process as vllm_process
 from reasoner.training.guards.canary import Canary
 from reasoner.training.synced_sampler import SyncedSampler
 from reasoner.training.weight_sync import Publisher, check_gap, gap_limit, hand_over
@@ -48,7 +49,7 @@ def _sample(
 
 def check_engine(scene: Scene) -> None:
     """Speed and gap."""
-    count, tokens = (64, 256) if scene.on_gpu else (4, 16)
+    count, tokens = (4, 16) if scene.tiny else (64, 256)
     mistakes = []
     started = time.perf_counter()
     with scene.sampler(scene.large, "engine") as sampler:
@@ -125,57 +126,59 @@ class _Stale:
 
 
 def check_handover(scene: Scene) -> None:
-    """Every family arrives; one that does not is found; how long the way through memory takes."""
+    """Every family arrives, on the GPU and as files; one that does not is found; how long each way takes."""
     learner = scene.learner(scene.small)
     learner.policy.rotate_as_vllm(1024)
     limit, params = gap_limit(scene.dtype, None), SamplingParams(1.0, 16)
+    said: list[str] = []
     with scene.sampler(scene.small, "handover") as sampler:
-        proof = Canary(learner, sampler, ALONE, limit, lambda item: hand_over(item, sampler), params)
-        scene.figures["canary"] = proof.prove(scene.prompts(4))[:100]
-        stale = Canary(
-            learner, sampler, ALONE, limit, lambda item: hand_over(_Stale(item, scene.small), sampler), params
-        )
+
+        def give(publisher: Publisher, parent: str | None = None) -> None:
+            started = time.perf_counter()
+            hand_over(publisher, sampler, parent=parent, say=said.append)
+            way = "files" if parent or not said or "as files" in said[-1] else "the GPU"
+            scene.figures[f"s through {way}"] = time.perf_counter() - started
+
+        for parent in (None, "/dev/shm"):
+            proof = Canary(learner, sampler, ALONE, limit, partial(give, parent=parent), params)
+            scene.figures["canary" if parent is None else "canary, files"] = proof.prove(scene.prompts(4))[:100]
+        stale = Canary(learner, sampler, ALONE, limit, lambda item: give(_Stale(item, scene.small)), params)
         with contextlib.suppress(HandoverError):
             stale.prove(scene.prompts(4))
             fail_if(["an embedding that stayed was not found"])
-    large = scene.learner(scene.large)
-    with scene.sampler(scene.large, "large") as sampler:
-        started = time.perf_counter()
-        hand_over(large, sampler)
-        scene.figures["s through memory"] = time.perf_counter() - started
-        scene.figures["GiB"] = sum(file.stat().st_size for file in scene.large.glob("*.safetensors")) / 2**30
+    scene.figures["GiB"] = sum(file.stat().st_size for file in scene.small.glob("*.safetensors")) / 2**30
+    fell_back = [text for text in said if "as files" in text] if scene.on_gpu else []
+    fail_if(fell_back[:1])
 
 
 def check_sleep(scene: Scene) -> None:
-    """The engine wakes beside what a learner kept of its update: whole weights (level 2), and an adapter (level 1)."""
-    total = float(torch.cuda.get_device_properties(0).total_memory)
-    for level, lora in ((2, None), (1, LoraConfig(rank=8))):
-        learner = scene.learner(scene.small, lora=lora)
-        with scene.sampler(scene.small, f"sleep{level}", adapter_rank=8 if lora else 0, memory_share=0.5) as sampler:
-            if lora:
-                hand_over(learner, sampler)
-            config = cast(Any, _Settings())
-            synced = SyncedSampler(config, sampler, learner, ALONE, TurnEnd(), print)
-            before = _sample(sampler, scene, 4, 2, 8)
-            free = [_free()]
-            started = time.perf_counter()
-            synced.sleep()
-            seconds = [time.perf_counter() - started]
-            free.append(_free())
-            kept = torch.empty(int(0.6 * total), dtype=torch.uint8, device="cuda")
-            del kept  # torch keeps it
-            free.append(_free())
-            started = time.perf_counter()
-            synced.wake()
-            synced.publish()
-            seconds.append(time.perf_counter() - started)
-            free.append(_free())
-            after = _sample(sampler, scene, 4, 2, 8)
-        scene.figures[f"level {level}, GiB free"] = " / ".join(f"{gib:.1f}" for gib in free)
-        scene.figures[f"level {level}, s to sleep and wake"] = " / ".join(f"{second:.2f}" for second in seconds)
-        fail_if([] if _tokens(before) == _tokens(after) else [f"level {level}: other responses after the sleep"])
-        del learner
-        torch.cuda.empty_cache()
+    """The engine gives its weights up and wakes beside what a learner kept of its update."""
+    learner = scene.learner(scene.small)
+    with scene.sampler(scene.small, "sleep", memory_share=0.5) as sampler:
+        _sleep_and_wake(scene, sampler, learner, 2)
+
+
+def _sleep_and_wake(scene: Scene, sampler: TrajectorySampler, learner: Any, level: int) -> None:
+    """Asleep, it leaves room for a learner that takes 60% of the GPU; afterwards it samples as before."""
+    synced = SyncedSampler(cast(Any, _Settings()), sampler, learner, ALONE, TurnEnd(), print)
+    before = _sample(sampler, scene, 4, 2, 8)
+    free = [_free()]
+    started = time.perf_counter()
+    synced.sleep()
+    seconds = [time.perf_counter() - started]
+    free.append(_free())
+    kept = torch.empty(int(0.6 * torch.cuda.get_device_properties(0).total_memory), dtype=torch.uint8, device="cuda")
+    del kept  # torch keeps it
+    free.append(_free())
+    started = time.perf_counter()
+    synced.wake()
+    synced.publish()
+    seconds.append(time.perf_counter() - started)
+    free.append(_free())
+    after = _sample(sampler, scene, 4, 2, 8)
+    scene.figures[f"level {level}, GiB free"] = " / ".join(f"{gib:.1f}" for gib in free)
+    scene.figures[f"level {level}, s to sleep and wake"] = " / ".join(f"{second:.2f}" for second in seconds)
+    fail_if([] if _tokens(before) == _tokens(after) else [f"level {level}: other responses after the sleep"])
 
 
 def _free() -> float:
@@ -253,19 +256,32 @@ def check_run(scene: Scene) -> None:
     (folder / "vowels.py").write_text(REWARD)
     rows = [json.dumps({"question": f"Tell story {number}.", "answer": "1"}) + "\n" for number in range(16)]
     (folder / "train.jsonl").write_text("".join(rows))
+    free = _free() if scene.on_gpu else 0.0
     started = time.perf_counter()
     whole = _run(scene, folder, "whole")
     scene.figures["s of three steps"] = time.perf_counter() - started
     killed = _run(scene, folder, "killed", kill_after=2)
     command = [sys.executable, "-m", "reasoner", "run", "--resume", str(killed)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    if code := subprocess.run(command).returncode:
+        fail_if([f"`reasoner run --resume` ended with {code}"])
     histories = [list(read_metrics(item)) for item in (whole, killed)]
     figures = [[{name: step.get(name) for name in SAME} for step in history] for history in histories]
     scene.figures["last step"] = json.dumps(figures[0][-1])
-    mistakes = [] if figures[0] == figures[1] else [f"resumed: {figures[1][-1]} for {figures[0][-1]}"]
+    rounding = 0.02 if scene.on_gpu else 0.0  # kernels of a GPU add up in another order each time
+    mistakes = [] if _agree(figures[0], figures[1], rounding) else [f"resumed: {figures[1][-1]} for {figures[0][-1]}"]
     if scene.on_gpu:
-        scene.figures["GiB free at the end"] = _free()
+        lost = free - _free()
+        scene.figures["GiB less free at the end"] = lost
+        mistakes += [f"{lost:.1f} GiB of the GPU are still taken"] if lost > 0.5 else []
     fail_if(mistakes)
+
+
+def _agree(whole: Sequence[Mapping[str, Any]], resumed: Sequence[Mapping[str, Any]], rounding: float) -> bool:
+    """Whether two runs have the same metrics."""
+    if len(whole) != len(resumed):
+        return False
+    pairs = [(a[name], b[name]) for a, b in zip(whole, resumed, strict=True) for name in a]
+    return all(a == b or (a and b and math.isclose(a, b, rel_tol=rounding, abs_tol=1e-3 * rounding)) for a, b in pairs)
 
 
 def _run(scene: Scene, folder: Path, name: str, kill_after: int = 0) -> Path:
@@ -273,8 +289,7 @@ def _run(scene: Scene, folder: Path, name: str, kill_after: int = 0) -> Path:
     values = {"folder": folder, "model": scene.small, "device": scene.device, "dtype": scene.dtype, "name": name}
     task = folder / f"{name}.toml"
     task.write_text(TASK.format(**values))
-    command = [sys.executable, "-m", "reasoner", "run", str(task)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "reasoner", "run", str(task)])
     while kill_after and process.poll() is None and _committed(folder / name) < kill_after:
         time.sleep(0.1)
     if kill_after:
@@ -283,8 +298,9 @@ def _run(scene: Scene, folder: Path, name: str, kill_after: int = 0) -> Path:
     code = process.wait()
     if code and not kill_after:
         fail_if([f"`reasoner run` ended with {code}"])
-    (run,) = (folder / name).iterdir()
-    return run
+    runs = [*(folder / name).iterdir()] if (folder / name).is_dir() else []
+    fail_if([] if len(runs) == 1 else [f"{len(runs)} run folders, where one was to be"])
+    return runs[0]
 
 
 def _committed(output: Path) -> int:
@@ -294,54 +310,36 @@ def _committed(output: Path) -> int:
 
 
 def check_lora(scene: Scene) -> None:
-    """Both ways of an adapter to the sampler."""
-    mistakes = []
-    for way, rank in (("adapter", 8), ("merged", 0)):
-        lora = LoraConfig.model_validate({"rank": 8, "handover": way})
-        learner = scene.learner(scene.small, lora=lora, learning_rate=1e-2)
-        learner.policy.rotate_as_vllm(1024)
-        with scene.sampler(scene.small, way, adapter_rank=rank) as sampler:
-            groups = _sample(sampler, scene, 4, 4, 16)
-            for _ in range(3):
-                learner.accumulate(groups, even_weights(0.1), 1.0)
-                learner.step()
-            started = time.perf_counter()
-            hand_over(cast(Learner, learner), sampler)
-            seconds = time.perf_counter() - started
-            gap = check_gap(learner, _sample(sampler, scene, 4, 4, 16), 1.0)
-        scene.figures[way] = f"gap {gap.mean:.2g}, {seconds:.2f} s"
-        mistakes += [f"{way}: gap {gap.mean:.2g}"] if gap.mean > GAP else []
-    fail_if(mistakes)
+    """An adapter alone reaches the sampler; with it the engine keeps its weights while it sleeps."""
+    lora = LoraConfig.model_validate({"rank": 8, "handover": "adapter"})
+    learner = scene.learner(scene.small, lora=lora, learning_rate=1e-2)
+    learner.policy.rotate_as_vllm(1024)
+    with scene.sampler(scene.small, "lora", adapter_rank=8) as sampler:
+        groups = _sample(sampler, scene, 4, 4, 16)
+        for _ in range(3):
+            learner.accumulate(groups, even_weights(0.1), 1.0)
+            learner.step()
+        started = time.perf_counter()
+        hand_over(cast(Learner, learner), sampler)
+        seconds = time.perf_counter() - started
+        gap = check_gap(learner, _sample(sampler, scene, 4, 4, 16), 1.0)
+        scene.figures |= {"gap": gap.mean, "s": seconds}
+        if scene.on_gpu:
+            _sleep_and_wake(scene, sampler, learner, 1)
+    fail_if([f"gap {gap.mean:.2g}"] if not gap.mean <= GAP else [])
 
 
 def check_float32(scene: Scene) -> None:
-    """Float32 in vLLM; with TF32 in attention the gap is larger than what is allowed."""
+    """Float32 in vLLM: with TF32 in attention the gap would be larger than what is allowed."""
     learner = scene.learner(scene.small, "float32")
     learner.policy.rotate_as_vllm(1024)
-    gaps = {}
-    for precision in ("ieee", "tf32"):
-        with _precision(precision), scene.sampler(scene.small, precision, "float32") as sampler:
-            gaps[precision] = check_gap(learner, _sample(sampler, scene, 8, 4, 32), 1.0).mean
-        scene.figures[f"gap, {precision}"] = gaps[precision]
+    with scene.sampler(scene.small, "float32", "float32") as sampler:
+        gap = check_gap(learner, _sample(sampler, scene, 8, 4, 32), 1.0).mean
+    scene.figures["gap"] = gap
     doctor = subprocess.run([sys.executable, "-m", "reasoner", "doctor"], capture_output=True, text=True)
     broken = [line.strip() for line in doctor.stdout.splitlines() if "broken" in line]
     scene.figures["doctor"] = "; ".join(broken)[:200] or "nothing broken"
-    fail_if([f"gap {gaps['ieee']:.2g}"] if gaps["ieee"] > 1e-3 else [])
-
-
-@contextlib.contextmanager
-def _precision(name: str) -> Iterator[None]:
-    """Hosts that start meanwhile multiply float32 in Triton this way."""
-    plain = vllm_process.host_environment
-
-    def environment(*arguments: Any) -> dict[str, str]:
-        return plain(*arguments) | {"TRITON_F32_DEFAULT": name}
-
-    vllm_process.host_environment = environment  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        vllm_process.host_environment = plain
+    fail_if([f"gap {gap:.2g}"] if not gap <= 1e-3 else [])
 
 
 CHECKS: Mapping[str, Callable[[Scene], None]] = {

@@ -62,6 +62,8 @@ class Scene:
 
     folder: Path
     device: Literal["cpu", "cuda"]
+    tiny: bool = False
+    """whether the models, and what goes through them, are small enough for a CPU"""
     figures: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -105,7 +107,7 @@ class Scene:
             "dtype": dtype or self.dtype,
             "device": self.device,
             "max_model_len": 1024,
-            "max_sequences": 512 if self.on_gpu else 32,
+            "max_sequences": 32 if self.tiny else 512,
             "memory_share": 0.3,
             "kv_cache_gib": 0.25,
             "trust_remote_code": False,

@@ -157,6 +157,22 @@ def _check_tensor_parallel(config: Sections) -> None:
         )
 
 
+def _check_sequence_parallel(config: Sections) -> None:
+    count, ranks = config.learning.sequence_parallel, config.run.ranks
+    if count == 1:
+        return
+    if ranks % count:
+        fitting = [str(number) for number in range(1, ranks + 1) if ranks % number == 0]
+        raise ValueError(
+            f"learning.sequence_parallel = {count} does not divide the {ranks} rank{'s' if ranks > 1 else ''} into "
+            f"neighbours that share rows; possible: {', '.join(fitting)} (run.ranks, or --gpus, is the number of ranks)"
+        )
+    if config.learning.packing == "padded":
+        raise ValueError(
+            f"learning.sequence_parallel = {count} shares packed rows, and learning.packing is 'padded'; use 'auto'"
+        )
+
+
 def _check_budgets(config: Sections) -> None:
     """A budget of calls is divided over the ranks that score: those with an engine."""
     scoring = config.run.ranks // config.sampling.tensor_parallel
@@ -447,6 +463,7 @@ CHECKS = (
     _check_refills,
     _check_staleness,
     _check_tensor_parallel,
+    _check_sequence_parallel,
     _check_budgets,
     _check_curriculum,
     _check_weights,

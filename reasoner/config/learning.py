@@ -82,6 +82,10 @@ class LearningConfig(Section):
     token_budget: Positive = 4096
     """Tokens per packed micro-batch. It bounds memory and does not change the gradient; a longer row gets a micro-batch
     of its own."""
+    sequence_parallel: Positive = 1
+    """Neighbouring ranks that put every packed row through the model together, each a slice of it
+    (DeepSpeed-Ulysses, 2309.14509): for responses whose activations one device cannot hold. A row then has
+    `token_budget` tokens for each of them. The number divides `run.ranks` and the model's attention heads."""
     logit_chunk: Positive | None = None
     """Response positions whose logits are in memory at once; `none` takes 256 on a CPU and, on a GPU, as many as fill a
     fiftieth of its memory. It bounds memory and does not change the gradient."""

@@ -31,7 +31,7 @@ class SamplingConfig(PartSampling):
     none, every rank has an engine of its own."""
     weights_folder: str | None = None
     """Folder through which the servers get new weights; they must see it under the same path. `none` uses shared
-    memory, which reaches servers on this machine only."""
+    memory for servers on this machine, and has others pull them over HTTP."""
     group_size: Positive = 8
     """Responses sampled per problem."""
     temperature: Annotated[float, Field(ge=COLDEST, le=HOTTEST)] = 1.0

@@ -18,7 +18,12 @@ class Section(BaseModel):
     """Base of all sections: frozen, without unknown keys, without silent conversion of strings to numbers."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        defer_build=True,  # hosts of workers, and commands that only look, import sections and check none
     )
 
 

@@ -57,6 +57,25 @@ class Ranks:
     """The number of nodes."""
     group: Any = field(default=None, repr=False, compare=False)
     """The process group for values in host memory; None: there is one rank."""
+    per_row: int = 1
+    """The number of neighbouring ranks that put a row through the model together (`learning.sequence_parallel`)."""
+    row_group: Any = field(default=None, repr=False, compare=False)
+    """The process group of the neighbours of this rank; None: every rank has rows of its own."""
+
+    @property
+    def shares(self) -> int:
+        """The number of shares of a batch that go through the model: one for all neighbours together."""
+        return self.count // self.per_row
+
+    @property
+    def share_index(self) -> int:
+        """Which of the shares is this rank's."""
+        return self.index // self.per_row
+
+    @property
+    def leads_row(self) -> bool:
+        """Whether this is the rank that answers for its neighbours, who come to the same results."""
+        return self.index % self.per_row == 0
 
     @property
     def first(self) -> bool:
@@ -206,11 +225,12 @@ def claim_device(device: str) -> None:
 
 
 @contextmanager
-def open_ranks(device: str) -> Iterator[Ranks]:
+def open_ranks(device: str, per_row: int = 1) -> Iterator[Ranks]:
     """Join the process group that the launcher describes; without a launcher one of this process alone.
 
     Args:
         device: `cpu` or `cuda`.
+        per_row: neighbouring ranks that put a row through the model together; their number divides that of all.
     """
     import torch.distributed as dist
 
@@ -224,12 +244,23 @@ def open_ranks(device: str) -> Iterator[Ranks]:
     before = {name: os.environ.pop(name, None) for name in (*_FOR_RANKS, "LOCAL_RANK")}
     os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads it; a rank sees one device, its own
     try:
-        yield replace(own, group=dist.new_group(backend="gloo", timeout=PATIENCE))
+        group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        yield in_rows(replace(own, group=group), per_row)
     finally:
         dist.destroy_process_group()
         os.environ.update({name: value for name, value in before.items() if value is not None})
         if before["LOCAL_RANK"] is None:
             del os.environ["LOCAL_RANK"]
+
+
+def in_rows(ranks: Ranks, per_row: int) -> Ranks:
+    """The same ranks, so many neighbours of which put a row through the model together."""
+    if per_row == 1:
+        return ranks
+    import torch.distributed as dist
+
+    row_group, _ = dist.new_subgroups(per_row, timeout=PATIENCE)  # type: ignore[no-untyped-call]
+    return replace(ranks, per_row=per_row, row_group=row_group)
 
 
 def share_patience() -> None:

@@ -83,8 +83,13 @@ def rows_by_group(
 
 
 def shares_of(groups: Sequence[GroupRows], count: int) -> list[list[GroupRows]]:
-    """The share of each of `count` ranks: whole groups, as equal in tokens as longest-first makes them."""
+    """So many shares: whole groups, as equal in tokens as longest-first makes them."""
     return [[groups[n] for n in places] for places in share([group.tokens for group in groups], count)]
+
+
+def share_of(groups: Sequence[GroupRows], ranks: Ranks) -> list[GroupRows]:
+    """The share of this rank, which is that of the neighbours that share its rows too."""
+    return shares_of(groups, ranks.shares)[ranks.share_index]
 
 
 def sharded_outputs(
@@ -95,8 +100,8 @@ def sharded_outputs(
     Args:
         local: the output for every token of some responses, by row, computed on this rank.
     """
-    shares = shares_of(rows_by_group(groups), ranks.count)
-    by_row = {row: values for part in ranks.gather(local(shares[ranks.index])) for row, values in part.items()}
+    outputs = local(share_of(rows_by_group(groups), ranks))
+    by_row = {row: values for part in ranks.gather(outputs if ranks.leads_row else {}) for row, values in part.items()}
     return [by_row[row] for row in range(sum(len(group.responses) for group in groups))]
 
 

@@ -102,16 +102,23 @@ def _driver(built: str, cuda: str) -> Diagnosis:
 
 def _compiler() -> Diagnosis:
     """Triton, by which vLLM and torch make kernels, compiles a small C program against Python's headers when it is
-    first used."""
-    named = os.environ.get("CC", "").split()[:1]
-    program = next(filter(None, map(shutil.which, named or _COMPILERS)), None)
-    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    lacking = [] if program else [f"no C compiler ({', '.join(named or _COMPILERS)})"]
+    first used. It runs CC as one program, options in it and all."""
+    named = os.environ.get("CC")
+    wanted = _COMPILERS if named is None else (named,)
+    program = next(filter(None, map(shutil.which, wanted)), None)
+    headers = Path(sysconfig.get_paths(_scheme())["include"]) / "Python.h"
+    lacking = [] if program else [f"no C compiler ({', '.join(_COMPILERS) if named is None else f'CC = {named!r}'})"]
     lacking += [] if headers.is_file() else [f"no {headers}"]
     if lacking:
         advice = "install a C compiler and Python's headers (Debian: `apt-get install gcc python3-dev`)"
         return Diagnosis("compiler", "broken", f"{' and '.join(lacking)}: vLLM cannot start on a GPU", advice)
     return Diagnosis("compiler", "ok", f"{program}, and Python's headers")
+
+
+def _scheme() -> str:
+    """Of the folders in which Triton looks: Debian's own scheme for installing names others than its headers are in."""
+    scheme = sysconfig.get_default_scheme()
+    return "posix_prefix" if scheme == "posix_local" else scheme
 
 
 def is_installed(name: str) -> bool:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from reasoner.config import LearningConfig
 from reasoner.distributed.ranks import ALONE, Ranks
-from reasoner.distributed.sharding import GroupRows, rows_by_group, sharded_outputs, shares_of
+from reasoner.distributed.sharding import GroupRows, rows_by_group, sharded_outputs, share_of
 from reasoner.errors import UserError
 from reasoner.learning.batching.inputs import ModelInputs
 from reasoner.learning.batching.packing import MicroBatch, PackedSequence
@@ -32,6 +32,7 @@ from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.model.backbone import Backbone
 from reasoner.learning.model.model_weights import Dtype
 from reasoner.learning.optimizer import TRAINED, Optimizer, trained_weights
+from reasoner.learning.sequence_parallel import SequenceRanks
 from reasoner.models.tensor_files import io_errors
 from reasoner.records import Group, Response
 
@@ -81,6 +82,7 @@ class TorchCritic:
             gradient_checkpointing=bool(config.gradient_checkpointing),
             trust_remote_code=trust_remote_code,
             weights=trained_weights(checkpoint),
+            sequence=SequenceRanks.of(ranks),
         )
         model = self.backbone.model
         self.head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=model.device, dtype=model.dtype)
@@ -130,11 +132,12 @@ class TorchCritic:
         """
         selected = rows_by_group(groups, rows)
         self._check(selected)
-        batches = self.backbone.packing.micro_batches(shares_of(selected, self._ranks.count)[self._ranks.index])
+        batches = self.backbone.packing.micro_batches(share_of(selected, self._ranks))
         responses = [response for group in groups for response in group.responses]
         losses = [self._accumulate_one(batch, responses, weights) for batch in batches]
         of_ranks = self._ranks.gather(Accumulated.of(batches, sum(losses, 0.0)))
-        return sum(of_ranks[1:], of_ranks[0])
+        first, *others = of_ranks[:: self._ranks.per_row]  # neighbours that share rows report the same
+        return sum(others, first)
 
     def _accumulate_one(self, batch: MicroBatch, responses: Sequence[Response], weights: WeightFunction) -> float:
         """Forward, weigh, backward; no backward where every weight is 0. Returns - sum w * V."""
@@ -171,7 +174,7 @@ class TorchCritic:
         """(S,) values of a micro-batch's response tokens, in the order of its `rows`, with gradient."""
         inputs = self.backbone.inputs(batch)
         values_S1: Tensor = self.head(self.backbone.hidden(inputs).to(self.head.weight.dtype))
-        return values_S1.squeeze(1), inputs
+        return self.backbone.gathered(values_S1.squeeze(1), inputs), inputs
 
     def _check(self, groups: Sequence[GroupRows]) -> None:
         """Of hidden states, because a new head makes every value 0."""
@@ -180,7 +183,8 @@ class TorchCritic:
     @torch.no_grad()
     def _gap(self, batch: MicroBatch) -> float:
         """Mean over tokens of |packed - plain| / |plain|, Euclidean norms of hidden states."""
-        packed_SH = self.backbone.hidden(self.backbone.inputs(batch))
+        inputs = self.backbone.inputs(batch)
+        packed_SH = self.backbone.gathered(self.backbone.hidden(inputs), inputs)
         with self.backbone.own_attention():
             plain_SH = torch.cat(
                 [self._plain(sequence, response) for sequence in batch.sequences for response in sequence.responses]

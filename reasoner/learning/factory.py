@@ -43,6 +43,8 @@ def describe_learner(config: Config) -> str:
         return f"torch ({_reason(config)}){_adapter(config)}"
     deepspeed_settings(config.learning, config.model.dtype)
     zero = f"ZeRO {config.learning.deepspeed.zero_stage} over {_counted(config.run.ranks)}"
+    if config.learning.sequence_parallel > 1:
+        zero += f", {config.learning.sequence_parallel} to a row"
     return f"deepspeed, {zero} ({_reason(config)}){_adapter(config)}"
 
 

@@ -7,9 +7,11 @@ not depend on how the batch was cut.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+
+from torch import Tensor
 
 from reasoner.config import LearningConfig, LoraConfig
 from reasoner.distributed.sharding import rows_by_group
@@ -126,6 +128,10 @@ class TorchLearner:
 
     def publish(self, folder: Path) -> str:
         return self.policy.weights.publish(folder)
+
+    def device_weights(self) -> Iterator[tuple[str, Tensor]] | None:
+        """What `publish` writes, from the GPU; None: the model is on a CPU."""
+        return self.policy.weights.published() if self.policy.device.type == "cuda" else None
 
     def save(self, folder: Path) -> None:
         self.policy.weights.save(folder)

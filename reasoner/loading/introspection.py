@@ -80,8 +80,8 @@ def kinds_of(path: Path) -> list[str]:
     return [
         str(value)
         for option in _options(annotation_at(path))
-        if dataclasses.is_dataclass(option)
-        for value in get_args(_bare(get_type_hints(option)["kind"]))
+        if isinstance(option, type) and dataclasses.is_dataclass(option)
+        for value in get_args(_bare(_hints(option)["kind"]))
     ]
 
 
@@ -112,10 +112,16 @@ def _fields(annotation: Any, kind: str | None) -> Mapping[str, Any] | None:
             fields |= {name: field.annotation for name, field in option.model_fields.items()}
         elif isinstance(option, type) and dataclasses.is_dataclass(option):
             fixed = True
-            hints = get_type_hints(option, include_extras=True)
+            hints = _hints(option)
             if kind is None or kind in get_args(hints["kind"]):
                 fields |= hints
     return fields if fixed else None
+
+
+@cache
+def _hints(choice: type) -> Mapping[str, Any]:
+    """The annotations of a dataclass, evaluated once: it costs a millisecond, and every key of a term asks for them."""
+    return get_type_hints(choice, include_extras=True)
 
 
 def _entry(annotation: Any) -> Any | None:

@@ -27,10 +27,11 @@ from reasoner.planning.memory import (
     needs,
     published_bytes,
     sampler_bytes,
-    step_tokens,
+    share_tokens,
 )
 from reasoner.planning.memory import VLLM as VLLM_BYTES
 from reasoner.processes.machine import GIB, Machine, describe_handover
+from reasoner.sampling.factory import merge_reason
 
 FitVerdict = Literal["fits", "tight", "does not fit", "not known"]
 Changes = Mapping[str, Any]
@@ -93,7 +94,8 @@ class RunEstimate:
     @property
     def micro_batches(self) -> int:
         """Of a rank in a pass over a batch, at most."""
-        return max(1, -(-step_tokens(self.config) // max(1, micro_batch_tokens(self.config))))
+        at_once = micro_batch_tokens(self.config) * self.config.learning.sequence_parallel
+        return max(1, -(-share_tokens(self.config) // max(1, at_once)))
 
     def changed(self, changes: Changes) -> RunEstimate | None:
         """The same with other settings; None: they contradict each other."""
@@ -139,8 +141,17 @@ class RunEstimate:
             return low, "the positions that the model knows" if self.model.context else "nothing longer was looked for"
         return low, self._too_long(low + 1)
 
-    def _too_long(self, tokens: int) -> str:
-        """What a context of so many tokens does not fit into; empty: nothing."""
+    @cached_property
+    def doubling(self) -> Changes:
+        """The least invasive settings with which twice the longest context fits; empty: there are none, or memory is
+        not what ends it."""
+        tokens, _ = self.longest_context
+        if not tokens or 2 * tokens > (self.model.context or _LONGEST):
+            return {}
+        return self._with_context(2 * tokens).advice or {}
+
+    def _with_context(self, tokens: int) -> RunEstimate:
+        """The same with prompts and responses of so many tokens together."""
         sampling = self.config.sampling
         prompt = min(sampling.max_prompt_tokens, max(1, tokens - 1))
         lengths = {"max_prompt_tokens": prompt, "max_tokens": tokens - prompt}
@@ -153,8 +164,11 @@ class RunEstimate:
             "sampling": sampling.model_copy(update=lengths),
             "data": self.config.data.model_copy(update=offline),
         }
-        config = self.config.model_copy(update=sections)
-        other = replace(self, config=config)
+        return replace(self, config=self.config.model_copy(update=sections))
+
+    def _too_long(self, tokens: int) -> str:
+        """What a context of so many tokens does not fit into; empty: nothing."""
+        other = self._with_context(tokens)
         for need in other.needs:
             there = self.there(need)
             if there is not None and need.total > there:
@@ -241,7 +255,22 @@ class RunEstimate:
         if not self.config.has_sampler or self.machine.planned:
             return ""
         size = published_bytes(self.config, self.model, self.engine, self.machine.device)
-        return describe_handover(size, self.config.sampling.weights_folder)
+        sampling = self.config.sampling
+        files = describe_handover(size, sampling.weights_folder)
+        if sampling.mode == "server" and sampling.weights_folder is None:
+            return f"{files}, to servers that see it; by HTTP pull to others"
+        if self._may_stay_on_gpu:
+            return f"on the GPU (CUDA IPC) if the trial at the first one passes; else {files}"
+        return files
+
+    @property
+    def _may_stay_on_gpu(self) -> bool:
+        """Whether learner and engine would hand weights over on the GPU that they share, where it lets them."""
+        config = self.config
+        if self.machine.device != "cuda" or self.engine != "vllm" or config.sampling.tensor_parallel > 1:
+            return False
+        alone = config.lora is not None and not merge_reason(config, "vllm", "cuda")
+        return not alone and config.sampling.max_staleness <= 1
 
     @property
     def described_context(self) -> str:
@@ -249,7 +278,10 @@ class RunEstimate:
         tokens, by = self.longest_context
         if not tokens:
             return f"none: already the shortest does not fit ({by})"
-        return f"about {tokens:,} tokens of prompt and response (limit: {by})"
+        more = ", ".join(f"{key} = {json.dumps(value)}" for key, value in self.doubling.items())
+        return (
+            f"about {tokens:,} tokens of prompt and response (limit: {by}{f'; twice that with {more}' if more else ''})"
+        )
 
 
 def find_estimate(config: Config, machine: Machine, engine: str) -> RunEstimate:
@@ -282,16 +314,18 @@ def _ladders(estimate: RunEstimate) -> Iterator[list[Changes]]:
     if estimate.engine == "vllm":
         yield _cache_sizes(estimate)
     if gpu:
-        yield from _spread(config)
+        yield from _spread(estimate)
     if config.lora is None:
         yield [{"lora.rank": 16}]
 
 
-def _spread(config: Config) -> Iterator[list[Changes]]:
+def _spread(estimate: RunEstimate) -> Iterator[list[Changes]]:
     """Over ranks and into host memory, and other numbers."""
+    config = estimate.config
     stage = max(1, config.learning.deepspeed.zero_stage)
     if config.learner == "deepspeed":
         yield [{"learning.deepspeed.zero_stage": higher} for higher in range(stage + 1, 4)]
+        yield _shared_rows(estimate)
     if config.model.dtype == "float32":
         yield [{"model.dtype": "bfloat16"}]
     zero: dict[str, Any] = {"learning.engine": "deepspeed", "learning.deepspeed.offload_optimizer": True}
@@ -299,6 +333,14 @@ def _spread(config: Config) -> Iterator[list[Changes]]:
         yield [zero | {"learning.deepspeed.zero_stage": stage}]
     if not config.learning.deepspeed.offload_parameters:
         yield [zero | {"learning.deepspeed.zero_stage": 3, "learning.deepspeed.offload_parameters": True}]
+
+
+def _shared_rows(estimate: RunEstimate) -> list[Changes]:
+    """Numbers of neighbouring ranks that can share a row, beyond those that do."""
+    config, heads = estimate.config, estimate.model.heads
+    more = range(config.learning.sequence_parallel + 1, config.run.ranks + 1)
+    possible = [count for count in more if config.run.ranks % count == 0 and heads and heads % count == 0]
+    return [{"learning.sequence_parallel": count} for count in possible]
 
 
 def _cache_sizes(estimate: RunEstimate) -> list[Changes]:

@@ -37,6 +37,7 @@ from reasoner.learning.deepspeed.settings import deepspeed_settings
 from reasoner.models.size import ModelSize
 from reasoner.processes.machine import GIB, Machine
 from reasoner.sampling.factory import MAX_SEQUENCES, merge_reason
+from reasoner.sampling.vllm.messages import BUFFER_BYTES
 
 PROCESS = 0.7 * GIB
 """bytes of a process that has imported torch and transformers, with its scoring workers"""
@@ -180,6 +181,8 @@ def _on_gpu(
     ranks = machine.ranks(config.run.ranks)
     sampler, processes = sampler_bytes(config, model, engine, "cuda"), {"processes": PROCESS}
     contexts = {"CUDA contexts": CONTEXT * (2 if engine == "vllm" else 1)}
+    if engine == "vllm" and forward:
+        contexts["hand-over buffer"] = float(BUFFER_BYTES)
     drawing, cache = dict(sampler), {}
     if engine == "vllm":
         processes = {"processes": PROCESS + VLLM["cpu"]}
@@ -243,10 +246,9 @@ def learner_bytes(
         sharded = config.learner == "deepspeed" and config.learning.deepspeed.zero_stage == 3
         held["frozen weights"] = width * model.parameters / (config.run.ranks if sharded else 1)
     elif config.needs_initial:
-        held["reference"] = width * size
+        held["reference"] = _frozen_bytes(config, model, config.model.dtype)
     if teacher is not None:
-        own = 4.0 if config.learner == "torch" else WIDTH[config.teacher.dtype or config.model.dtype]
-        held["teacher"] = own * teacher.parameters
+        held["teacher"] = _frozen_bytes(config, teacher, config.teacher.dtype or config.model.dtype)
     if config.gro.needs_critic:
         held["critic"] = 12.0 * critic.parameters
         gradients["its gradient"] = 4.0 * critic.parameters
@@ -256,6 +258,17 @@ def learner_bytes(
         at_once = max(1, model.layers) if config.learning.gradient_checkpointing else 1
         buffers["bfloat16 casts"] = 2.0 * layers / at_once
     return LearnerMemory(held, gradients, offloaded, buffers)
+
+
+def _frozen_bytes(config: Config, model: ModelSize, dtype: str) -> float:
+    """Of a model that is not trained. Torch's bfloat16 keeps float32 of what is not a linear layer."""
+    if config.learner != "torch":
+        return WIDTH[dtype] * model.parameters
+    linear = [
+        rows * columns for name, rows, columns in model.matrices if ".experts." not in name and rows != model.vocabulary
+    ]
+    narrow = sum(linear) if dtype == "bfloat16" else 0
+    return 4.0 * model.parameters - 2.0 * narrow
 
 
 def _deepspeed_bytes(config: Config, size: int) -> tuple[Parts, Parts, Parts]:
@@ -410,8 +423,10 @@ def logit_bytes(config: Config, model: ModelSize, gpu_bytes: float = 0.0) -> flo
 
 
 def micro_batch_tokens(config: Config) -> int:
-    """Of the largest one: the budget, a longer row or unit, or all that a rank has."""
-    return max(min(config.learning.token_budget, step_tokens(config)), longest_row(config))
+    """What a rank has of the largest one: the budget, its slice of a longer row or unit, or of all that there is."""
+    slices = config.learning.sequence_parallel
+    most = max(min(config.learning.token_budget * slices, share_tokens(config)), longest_row(config))
+    return -(-most // slices)
 
 
 def longest_sequence(config: Config) -> int:
@@ -428,16 +443,17 @@ def longest_row(config: Config) -> int:
     return max(rows, default=0)
 
 
-def step_tokens(config: Config) -> int:
-    """Tokens that go through one rank's learner in a pass over a batch, at most."""
+def share_tokens(config: Config) -> int:
+    """Tokens of one share of a batch, at most: those of a rank, or of the neighbours that share its rows."""
     total, sampling = 0, config.sampling
+    shares = config.run.ranks // config.learning.sequence_parallel
     if config.online:
         prompts = 1 if _shares_prompts(config) else sampling.group_size
         group = prompts * sampling.max_prompt_tokens + sampling.group_size * sampling.max_tokens
-        total += _problems_of_rank(config) * group
+        total += -(-config.learning.problems_per_step // shares) * group
     for source in SOURCES:
         if source != "online" and config.gro.reads(source):
-            rows = -(-config.per_step(source) // config.run.ranks)
+            rows = -(-config.per_step(source) // shares)
             total += rows * getattr(config.data, source).max_tokens * (2 if source == "pairs" else 1)
     return total
 

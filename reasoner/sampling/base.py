@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from reasoner.records import Group, Prompt, Receipt, SamplingParams
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Progress = Callable[[int, int], None]
 """`(responses done, responses in all)`"""
@@ -134,6 +137,23 @@ class TokenService(Protocol):
     def __enter__(self) -> TokenService: ...
 
     def __exit__(self, *exc: object) -> None: ...
+
+
+@runtime_checkable
+class DeviceReceiver(Protocol):
+    """What can take weights from the learner's GPU without a file: an engine on the same one."""
+
+    def why_not_on_device(self) -> str:
+        """Why it takes them as files all the same, as the end of a sentence; empty: it was tried, and works."""
+        ...
+
+    def load_on_device(self, weights: Iterable[tuple[str, Tensor]], version: int) -> tuple[Receipt, str]:
+        """As `Sampler.load`, with the weights themselves; also returns the checksum of what was sent.
+
+        Args:
+            weights: they are read to their end, whatever happens.
+        """
+        ...
 
 
 class Sampler(Protocol):

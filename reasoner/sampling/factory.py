@@ -21,7 +21,8 @@ from reasoner.sampling.base import TokenService
 from reasoner.sampling.vllm.messages import ADAPTER_RANKS, StartEngine
 
 MAX_SEQUENCES = {"cpu": 128, "cuda": 256}
-"""Responses sampled at once: above these a step takes longer by as much as it yields more"""
+"""Responses sampled at once: above these a step takes longer by as much as it yields more. On CUDA vLLM chooses for
+itself: 1,024 on a GPU of 70 GB and more"""
 _DELTA_NETS = ("qwen3_next", "qwen3_5")
 """beginnings of the model types whose layers vLLM's CPU build asserts to be bfloat16"""
 
@@ -91,7 +92,7 @@ def start_of(config: Config, device: Literal["cpu", "cuda"], folder: Path, max_m
         dtype=config.model.dtype,
         device=device,
         max_model_len=max_model_len,
-        max_sequences=MAX_SEQUENCES[device],
+        max_sequences=MAX_SEQUENCES["cpu"] if device == "cpu" else None,
         memory_share=config.sampling.memory_share,
         kv_cache_gib=config.sampling.kv_cache_gib,
         trust_remote_code=config.model.trust_remote_code,

@@ -4,15 +4,18 @@ shares with its neighbours; all get the whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from reasoner.distributed.ranks import Ranks
 from reasoner.distributed.seeds import derive_seed
 from reasoner.records import Group, Prompt, Receipt, SamplingParams
-from reasoner.sampling.base import Sampler
+from reasoner.sampling.base import DeviceReceiver, Sampler
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -55,6 +58,20 @@ class ShardedSampler:
 
     def load(self, folder: Path, version: int) -> Receipt:
         return self._received(self._sampler.load(folder, version) if self._sampler else None)
+
+    def why_not_on_device(self) -> str:
+        """As `DeviceReceiver`, of this rank's engine."""
+        if self._per_engine > 1:
+            return f"an engine has the GPUs of {self._per_engine} ranks"
+        return (
+            self._sampler.why_not_on_device() if isinstance(self._sampler, DeviceReceiver) else "no engine takes them"
+        )
+
+    def load_on_device(self, weights: Iterable[tuple[str, Tensor]], version: int) -> tuple[Receipt, str]:
+        """As `DeviceReceiver`: every rank fills the buffer of its own engine."""
+        assert isinstance(self._sampler, DeviceReceiver)
+        receipt, sent = self._sampler.load_on_device(weights, version)
+        return self._received(receipt), sent
 
     def change(self, folder: Path, version: int) -> Receipt:
         return self._received(self._sampler.change(folder, version) if self._sampler else None)

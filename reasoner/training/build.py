@@ -28,6 +28,7 @@ from reasoner.learning.critic import TorchCritic
 from reasoner.learning.factory import open_learner
 from reasoner.learning.model.backbone import Backbone
 from reasoner.learning.model.policy import TorchPolicy
+from reasoner.learning.sequence_parallel import SequenceRanks
 from reasoner.loading import Resolved, to_toml
 from reasoner.monitoring.alarms import AlarmMonitor
 from reasoner.monitoring.choose import open_view
@@ -333,7 +334,10 @@ def _open_ranks(config: Config, decisions: Decisions) -> Iterator[Ranks]:
         yield ALONE
         return
     own = error_folder()
-    with keep_stacks(own) if own else nullcontext(), open_ranks(decisions.device) as ranks:
+    with (
+        keep_stacks(own) if own else nullcontext(),
+        open_ranks(decisions.device, config.learning.sequence_parallel) as ranks,
+    ):
         ranks.agree(_flat(config.model_dump()) | {"model.device": decisions.device})
         yield ranks
 
@@ -418,7 +422,7 @@ def _frozen_policy(base: _Base, folder: Path, dtype: Literal["float32", "bfloat1
     """A model that gives log-probabilities and is not trained."""
     config = base.config
     with base.ranks.in_turn():
-        return TorchPolicy(
+        policy = TorchPolicy(
             folder,
             device=base.decisions.device,
             dtype=dtype,
@@ -428,7 +432,10 @@ def _frozen_policy(base: _Base, folder: Path, dtype: Literal["float32", "bfloat1
             share_prompts=config.learning.share_prompts,
             trust_remote_code=config.model.trust_remote_code,
             autocast=base.decisions.learner == "torch",
+            sequence=SequenceRanks.of(base.ranks),
         )
+        policy.freeze()
+        return policy
 
 
 def _build_critic(base: _Base, checkpoint: Path | None) -> TorchCritic | None:

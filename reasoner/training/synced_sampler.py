@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reasoner.config.config import Config
 from reasoner.data.prompts.chat_probe import TurnEnd
@@ -16,6 +17,9 @@ from reasoner.records import Prompt, Receipt, SamplingParams
 from reasoner.sampling.base import Sampler
 from reasoner.training.guards.canary import Canary
 from reasoner.training.weight_sync import Publisher, gap_limit, hand_over
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
@@ -115,6 +119,12 @@ class _InFlight:
     @property
     def version(self) -> int:
         return self.sampler.version
+
+    def why_not_on_device(self) -> str:
+        return "they change under what is being sampled"
+
+    def load_on_device(self, weights: Iterable[tuple[str, Tensor]], version: int) -> tuple[Receipt, str]:
+        raise NotImplementedError(self.why_not_on_device())
 
     def load(self, folder: Path, version: int) -> Receipt:
         return self.sampler.change(folder, version)

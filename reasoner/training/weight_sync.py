@@ -12,17 +12,20 @@ from __future__ import annotations
 import errno
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import HandoverError
 from reasoner.models.tensor_files import count_weights, read_tensors, write_weights
 from reasoner.processes.machine import MEMORY_FOLDER, why_not_in_memory
+from reasoner.sampling.base import DeviceReceiver
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from reasoner.distributed.sharding import LogprobModel
     from reasoner.records import Group, Receipt
 
@@ -92,6 +95,21 @@ class Publisher(Protocol):
         ...
 
 
+@runtime_checkable
+class DevicePublisher(Protocol):
+    """What can publish weights from a GPU without a file: a learner."""
+
+    @property
+    def version(self) -> int:
+        """Of its weights."""
+        ...
+
+    def device_weights(self) -> Iterator[tuple[str, Tensor]] | None:
+        """What `publish` writes, a weight at a time, in memory of this process's GPU or on the way to it; None: the
+        learner is not on a GPU. All ranks read it, each to its end."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SavedModel:
     """The weights of a model as they are on disk: version 0."""
@@ -123,12 +141,14 @@ def hand_over(
 ) -> Receipt:
     """Publish the learner's weights, load them into the sampler, and compare its receipt.
 
-    The weights are written to memory (/dev/shm) where they fit, else to the folder for temporary files, and removed
-    after loading. With several ranks every node has them once, and the samplers of its ranks load from there.
+    A learner and an engine on the same GPU hand them over there, through a buffer that both map (CUDA IPC), if that
+    works, which is tried at the first hand-over. Otherwise the weights are written to memory (/dev/shm) where they fit,
+    else to the folder for temporary files, and removed after loading. With several ranks every node has them once, and
+    the samplers of its ranks load from there.
 
     Args:
         parent: the folder to write into (`sampling.weights_folder`); None: as above.
-        say: told when the weights do not go through memory.
+        say: told how the weights go, where that is not through memory.
 
     Raises:
         HandoverError: the sampler read something else than was published, or reports another version, or the weights
@@ -136,6 +156,8 @@ def hand_over(
     """
     if parent is not None:
         return _hand_over_on_disk(Path(parent), "sampling.weights_folder", learner, sampler, ranks)
+    if (receipt := _hand_over_on_device(learner, sampler, ranks, say)) is not None:
+        return receipt
     why = next(filter(None, ranks.gather(why_not_in_memory())), "")
     if not why:
         try:
@@ -146,6 +168,27 @@ def hand_over(
             why = f"they do not fit into {MEMORY_FOLDER} (a container: start it with a larger --shm-size)"
     say(f"the weights go to the sampler through {tempfile.gettempdir()}, which is slower than memory: {why}")
     return _hand_over_on_disk(Path(tempfile.gettempdir()), "the folder for temporary files", learner, sampler, ranks)
+
+
+def _hand_over_on_device(
+    learner: Publisher, sampler: WeightReceiver, ranks: Ranks, say: Callable[[str], None]
+) -> Receipt | None:
+    """The receipt of weights that stayed on the GPU; None: they do not go that way."""
+    if not isinstance(learner, DevicePublisher) or (weights := learner.device_weights()) is None:
+        return None
+    why = sampler.why_not_on_device() if isinstance(sampler, DeviceReceiver) else "the sampler takes files alone"
+    why = next(filter(None, ranks.gather(why)), "")
+    if why:
+        say(f"the weights go to the sampler as files: {why}")
+        return None
+    assert isinstance(sampler, DeviceReceiver)
+    say("the weights go to the sampler on the GPU (CUDA IPC), which was tried")
+    version = learner.version
+    receipt, sent = sampler.load_on_device(weights, version)
+    _compare("version", version, receipt.version)
+    _compare("checksum", sent, receipt.checksum)
+    _compare("version of the sampler", version, sampler.version)
+    return receipt
 
 
 def _hand_over_on_disk(parent: Path, what: str, learner: Publisher, sampler: WeightReceiver, ranks: Ranks) -> Receipt:

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from copy import copy
 from pathlib import Path
 from threading import Event, Lock
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from anyio import CancelScope
 from anyio.from_thread import start_blocking_portal
 
 from reasoner.errors import RunError, SamplerError
 from reasoner.records import Group, Prompt, Receipt, Response, SamplingParams
-from reasoner.sampling.base import TokenService
+from reasoner.sampling.base import DeviceReceiver, TokenService
 from reasoner.sampling.responses import all_end_tokens, check_request, prompt_seeds, still_sampling
 from reasoner.trajectories.interaction import Interaction
 from reasoner.trajectories.token_client import ABORT_S, TokenClient
 from reasoner.trajectories.trajectory import Engine, GroupPrompt, Trajectory, single_turns
 from reasoner.trajectories.transcript import Reading
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class _State:
@@ -154,6 +157,18 @@ class TrajectorySampler:
     def load(self, folder: Path, version: int) -> Receipt:
         self._state.check_idle("new weights")
         return self._service.load(folder, version)
+
+    def why_not_on_device(self) -> str:
+        """As `DeviceReceiver`."""
+        if isinstance(self._service, DeviceReceiver):
+            return self._service.why_not_on_device()
+        return f"the sampler is {self._service.name}"
+
+    def load_on_device(self, weights: Iterable[tuple[str, Tensor]], version: int) -> tuple[Receipt, str]:
+        """As `DeviceReceiver`."""
+        self._state.check_idle("new weights")
+        assert isinstance(self._service, DeviceReceiver)
+        return self._service.load_on_device(weights, version)
 
     def change(self, folder: Path, version: int) -> Receipt:
         with self._state.beginning:

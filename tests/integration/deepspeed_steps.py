@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reasoner.config import LearningConfig, LoraConfig
-from reasoner.distributed.ranks import PATIENCE, Ranks, open_ranks
+from reasoner.distributed.ranks import PATIENCE, Ranks, in_rows, open_ranks
 from reasoner.distributed.sharding import LogprobModel
 from reasoner.gro.weights import Weights
 from reasoner.learning.adapter import WithoutAdapter
@@ -53,12 +53,20 @@ SPREADS: dict[str, tuple[Dtype, dict[str, Any]]] = {
     "zero-1-bfloat16": ("bfloat16", {"zero_stage": 1}),
     "zero-2-offload-bfloat16": ("bfloat16", {"zero_stage": 2, "offload_optimizer": True}),
     "zero-3-bfloat16": ("bfloat16", {"zero_stage": 3}),
+    "rows-zero-0": ("float32", {"zero_stage": 0}),
+    "rows-zero-1": ("float32", {"zero_stage": 1}),
+    "rows-zero-2": ("float32", {"zero_stage": 2}),
+    "rows-zero-3": ("float32", {"zero_stage": 3}),
+    "rows-lora-zero-2": ("float32", {"zero_stage": 2}),
+    "rows-lora-zero-3": ("float32", {"zero_stage": 3}),
 }
+"""`rows`: two neighbouring ranks put every row through the model together (`learning.sequence_parallel`)"""
 LORA = LoraConfig(rank=4, alpha=8.0, targets=["all-linear"])
-COUNTS = ("one", "two", "three")
+COUNTS = ("one", "two", "three", "four")
 """numbers of ranks, by the names of their folders"""
 ON_ONE_RANK = ("zero-1", "zero-2-offload", "zero-3", "zero-2-offload-bfloat16")
 ON_THREE_RANKS = ("zero-2", "zero-3", "lora-zero-3")
+ON_FOUR_RANKS = ("rows-zero-2", "rows-zero-3")
 """the others on two ranks only"""
 RESUMED = ("zero-0", "zero-3", "lora-zero-2", "lora-zero-3", "zero-1-bfloat16", "zero-2-offload-bfloat16")
 """spreads that are written as a checkpoint and gone on with"""
@@ -228,14 +236,23 @@ def fork_rank(model: Path, output: Path, index: int, count: int, port: int) -> i
 def rank(model: Path, output: Path) -> None:
     """Every spread, one after the other."""
     with open_ranks("cpu") as ranks:
+        pairs = ranks if ranks.count % 2 else in_rows(ranks, 2)
         if ranks.count > 1:
             train_critic(model, ranks, output / f"rank-{ranks.index}")
-        names = {1: ON_ONE_RANK, 2: tuple(SPREADS), 3: ON_THREE_RANKS}[ranks.count]
+        if ranks.count % 2 == 0:
+            train_critic(model, pairs, output / f"rank-{ranks.index}" / "rows")
+        names = {1: ON_ONE_RANK, 2: tuple(SPREADS), 3: ON_THREE_RANKS, 4: ON_FOUR_RANKS}[ranks.count]
         for name, (dtype, spread) in ((name, SPREADS[name]) for name in names):
-            config = learning(deepspeed=spread, gradient_checkpointing=name == "zero-3")
-            lora = LORA if name.startswith("lora") else None
+            config = learning(deepspeed=spread, gradient_checkpointing=name.endswith("zero-3"))
             start = partial(
-                DeepspeedLearner, model, device="cpu", dtype=dtype, config=config, total_steps=5, ranks=ranks, lora=lora
+                DeepspeedLearner,
+                model,
+                device="cpu",
+                dtype=dtype,
+                config=config,
+                total_steps=5,
+                ranks=pairs if name.startswith("rows") else ranks,
+                lora=LORA if "lora" in name else None,
             )
             learner = start()
             if ranks.count > 1:

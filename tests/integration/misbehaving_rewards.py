@@ -267,12 +267,12 @@ def second(problem: Problem, response: Response) -> float:
 
 @reward("counted")
 def counted(problem: Problem, response: Response, *, file: str) -> float | None:
-    """Leaves a line in a file; raises for `raise`, has nothing to say about `none`."""
+    """Leaves a line in a file; raises for `raise`, has nothing to say about `none`, and no number for `nan`."""
     with Path(file).open("a") as lines:
         lines.write(f"{response.text}\n")
     if response.text == "raise":
         raise LookupError("no such word")
-    return None if response.text == "none" else float(len(response.text))
+    return {"none": None, "nan": float("nan")}.get(response.text, float(len(response.text)))
 
 
 @reward("flaky", retries=2, cache=False, timeout_s=3.0)
@@ -319,11 +319,24 @@ def unlimited(problem: Problem, response: Response) -> float:
     return take_address_space()
 
 
-@reward("patient_lane", timeout_s=30.0, workers=4, cache=False)
-async def patient_lane(problem: Problem, response: Response) -> float:
-    """Sleeps as many seconds as the response says, four at a time."""
-    await asyncio.sleep(float(response.text))
+async def meet(folder: Path, name: str, calls: int) -> float:
+    """Waits until so many calls, each with a name of its own, are made at the same time."""
+    (folder / name).touch()
+    while len(list(folder.iterdir())) < calls:
+        await asyncio.sleep(0.02)
     return 1.0
+
+
+@reward("meeting_lane", timeout_s=30.0, workers=4, cache=False)
+async def meeting_lane(problem: Problem, response: Response, *, folder: str, calls: int) -> float:
+    """Waits for other calls, in workers of its own."""
+    return await meet(Path(folder), response.text, calls)
+
+
+@reward("meeting", timeout_s=30.0, cache=False)
+async def meeting(problem: Problem, response: Response, *, folder: str, calls: int) -> float:
+    """Waits for the calls of a lane."""
+    return await meet(Path(folder), "common", calls)
 
 
 @reward("echo", cache=False)

@@ -1,6 +1,7 @@
 """A plugin that notes what each rank does: micro-batches per pass over a batch, and the events that it is told of.
 
-A line per note in the file that RANK_NOTES names: the rank, what it is, and the number or the event's name.
+A line per note in the file that REASONER_RANK_NOTES names, which reaches other machines as every variable of ours does:
+the rank, what it is, and the number or the event's name.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _rounds = DeepspeedLearner._rounds
 
 
 def _note(what: str, value: object) -> None:
-    with Path(os.environ["RANK_NOTES"]).open("a") as notes:
+    with Path(os.environ["REASONER_RANK_NOTES"]).open("a") as notes:
         notes.write(f"{_RANK} {what} {value}\n")
 
 

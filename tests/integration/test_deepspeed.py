@@ -27,6 +27,7 @@ from tests.integration import deepspeed_steps
 from tests.integration.deepspeed_steps import (
     BATCHES,
     LORA,
+    ON_FOUR_RANKS,
     ON_ONE_RANK,
     ON_THREE_RANKS,
     RESUMED,
@@ -103,7 +104,7 @@ def cases(dtype: str) -> list[tuple[str, str]]:
     return [("two", name) for name in names] + few
 
 
-RANKS = {"one": ON_ONE_RANK, "three": ON_THREE_RANKS}
+RANKS = {"one": ON_ONE_RANK, "three": ON_THREE_RANKS, "four": ON_FOUR_RANKS}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def largest_difference(got: list[list[list[float]]], expected: list[list[list[fl
 
 @pytest.mark.parametrize(("ranks", "name"), cases("float32"))
 def test_deepspeed_makes_the_steps_of_the_torch_engine(outcomes: Path, ranks: str, name: str) -> None:
-    expected = "lora" if name.startswith("lora") else "float32"
+    expected = "lora" if "lora" in name else "float32"
     gradient, weights, facts = outcome(outcomes / "torch" / f"{expected}.safetensors")
     got_gradient, got_weights, got = outcome(outcomes / ranks / "rank-0" / f"{name}.safetensors")
     assert distance(got_gradient, gradient) < 1e-5
@@ -155,7 +156,7 @@ def test_deepspeed_makes_the_steps_of_the_torch_engine(outcomes: Path, ranks: st
 def test_weights_that_are_changed_on_purpose_are_the_same_ones_however_they_are_spread(
     outcomes: Path, ranks: str, name: str
 ) -> None:
-    expected = "lora" if name.startswith("lora") else "float32"
+    expected = "lora" if "lora" in name else "float32"
     _, _, facts = outcome(outcomes / "torch" / f"{expected}.safetensors")
     _, _, got = outcome(outcomes / ranks / "rank-0" / f"{name}.safetensors")
     before, changed, after = got["perturbed"]
@@ -166,7 +167,7 @@ def test_weights_that_are_changed_on_purpose_are_the_same_ones_however_they_are_
 
 def test_all_ranks_know_what_all_did(outcomes: Path) -> None:
     """Counts, losses, norms, log-probabilities and the checksum of the published weights."""
-    for ranks, count, names in (("two", 2, tuple(SPREADS)), ("three", 3, ON_THREE_RANKS)):
+    for ranks, count, names in (("two", 2, tuple(SPREADS)), ("three", 3, ON_THREE_RANKS), ("four", 4, ON_FOUR_RANKS)):
         for name, other in product(names, range(1, count)):
             _, _, first = outcome(outcomes / ranks / "rank-0" / f"{name}.safetensors")
             _, published, second = outcome(outcomes / ranks / f"rank-{other}" / f"{name}.safetensors")
@@ -185,7 +186,7 @@ def test_a_critic_on_several_ranks_makes_the_steps_of_one(outcomes: Path, tmp_pa
     """Beside DeepSpeed's own process group; the same returns, the same gradient, the same weights and values."""
     train_critic(outcomes / "tiny", ALONE, tmp_path)
     expected, values, version = json.loads((tmp_path / "critic.json").read_text())
-    for rank in ("two/rank-0", "two/rank-1", "three/rank-0", "three/rank-2"):
+    for rank in ("two/rank-0", "two/rank-1", "three/rank-0", "three/rank-2", "two/rank-1/rows", "four/rank-2/rows"):
         folder = outcomes / rank
         reports, got, done = json.loads((folder / "critic.json").read_text())
         assert (version, done) == (4, 4)
@@ -195,8 +196,8 @@ def test_a_critic_on_several_ranks_makes_the_steps_of_one(outcomes: Path, tmp_pa
                 assert [mine[0], mine[4]] == pytest.approx([theirs[0], theirs[4]], rel=1e-9)
         assert largest_difference([got], [values]) < 1e-9
     for name in ("model.safetensors", HEAD_FILE):  # the first rank saves it
-        for ranks in ("two", "three"):
-            saved = outcomes / ranks / "rank-0" / "critic" / name
+        for place in ("two/rank-0", "three/rank-0", "two/rank-0/rows", "four/rank-0/rows"):
+            saved = outcomes / place / "critic" / name
             assert distance(load_file(saved), load_file(tmp_path / "critic" / name)) < 1e-9
 
 
@@ -224,7 +225,7 @@ def test_a_checkpoint_goes_on_with_the_same_bits(outcomes: Path, ranks: str, nam
 
 @pytest.mark.parametrize("name", ["zero-3", "lora-zero-3"])
 def test_the_torch_engine_goes_on_from_a_checkpoint_of_two_ranks(outcomes: Path, tmp_path: Path, name: str) -> None:
-    lora = LORA if name.startswith("lora") else None
+    lora = LORA if "lora" in name else None
 
     def learner(checkpoint: Path) -> TorchLearner:
         model, config = outcomes / "tiny", learning()

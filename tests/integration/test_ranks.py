@@ -59,47 +59,18 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def two_machines(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], dict[str, str]]:
-    """Options and environment for two machines of one GPU each."""
+def two_machines(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A hostfile of two machines, of two GPUs and of one, and the PATH with which they are reached."""
     folder = tmp_path_factory.mktemp("machines")
     (folder / "ssh").write_text(SSH)
     (folder / "ssh").chmod(0o755)
-    (folder / "hosts").write_text("localhost slots=1\n127.0.0.1 slots=1  # the same\n")
-    return ["--hostfile", str(folder / "hosts")], {"PATH": f"{folder}:{os.environ['PATH']}"}
+    (folder / "hosts").write_text("localhost slots=2\n127.0.0.1 slots=1  # the same\n")
+    return folder / "hosts", f"{folder}:{os.environ['PATH']}"
 
 
 def run(command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | more
     return subprocess.run(command, capture_output=True, text=True, timeout=280, env=environment)
-
-
-def test_two_machines_train_as_one(
-    command: list[str], two_machines: tuple[list[str], dict[str, str]], tmp_path: Path
-) -> None:
-    hosts, environment = two_machines
-    done = run([*command, *hosts, "--output", str(tmp_path), "--steps", "2"], **environment)
-    assert done.returncode == 0, done.stderr
-    (folder,) = tmp_path.iterdir()
-    assert json.loads((folder / "status.json").read_text())["state"] == "finished"
-    assert "ranks = 2" in (folder / "config.toml").read_text()
-    metrics = read_metrics(folder)
-    assert [row["step"] for row in metrics] == [1, 2]
-    assert [evaluated.evaluation.problems for evaluated in read_evaluations(folder)] == [2, 2, 2]
-    rollouts = read_parquet(folder / "rollouts" / "step-000002.parquet", Rollout)
-    assert [rollout.sample for rollout in rollouts] == [0, 1, 2, 3] * 4  # whole groups, in the order of the problems
-    assert {rollout.response.policy_version for rollout in rollouts} == {2}
-    assert sum(any(rollout.weights or ()) for rollout in rollouts) > 8  # of responses of both ranks
-    for row in metrics:
-        tokens = sum(len(r.response.token_ids) for r in _rollouts(folder, int(row["step"])))
-        assert row["tokens/sampled"] == tokens
-        assert row["gap/mean"] < 1e-4  # each rank's sampler has the learner's weights
-    AutoModelForCausalLM.from_pretrained(folder / "model")
-    assert done.stdout.count("step 2/2") == 1
-    assert "step 2/2" in (folder / "ranks" / "rank-1" / "log.txt").read_text()
-
-
-def _rollouts(folder: Path, step: int) -> list[Rollout]:
-    return read_parquet(folder / "rollouts" / f"step-{step:06}.parquet", Rollout)
 
 
 def test_a_failure_is_shown_with_its_node_and_ends_the_others(command: list[str], tmp_path: Path) -> None:
@@ -135,7 +106,7 @@ def test_a_failure_is_shown_with_its_node_and_ends_the_others(command: list[str]
 def test_a_killed_rank_ends_the_run_which_can_be_gone_on_with(command: list[str], tmp_path: Path) -> None:
     """With a critic, of which every rank has a copy."""
     command = [part.replace("letters-task", "ppo-task") for part in command]
-    arguments = [*command, "--set", "run.ranks=2", "--output", str(tmp_path), "--steps", "10000"]
+    arguments = [*command, "--set", "run.ranks=2", "--output", str(tmp_path), "--steps", "10000", "--no-gate"]
     arguments += ["--set", "evaluation.every=0", "--set", "run.checkpoint_every=1"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launcher:
         deadline = time.monotonic() + 200
@@ -169,52 +140,82 @@ def test_a_killed_rank_ends_the_run_which_can_be_gone_on_with(command: list[str]
 
 
 LORA = ("lora.rank=4", "lora.alpha=8")
+STEPS = 12
 RAGGED = (
     *("sampling.group_size=2", "sampling.refills=1", 'sampling.stop=["a", "e", "i", "1"]'),
     *("learning.updates_per_step=1", "learning.token_budget=64"),
-    *("evaluation.every=0", "run.keep_last=0"),
+    *(f"evaluation.every={STEPS}", "run.keep_last=0"),
 )
 """responses of many lengths, in micro-batches of a row or two"""
 
 
 @pytest.mark.parametrize(
-    ("ranks", "stage", "more"),
-    [pytest.param(2, 3, LORA, id="2 ranks, ZeRO 3, LoRA"), pytest.param(3, 2, (), id="3 ranks, ZeRO 2")],
+    ("where", "stage", "more"),
+    [
+        pytest.param(["--gpus", "2"], 3, LORA, id="2 ranks, ZeRO 3, LoRA"),
+        pytest.param(["--hostfile"], 2, (), id="2 machines, 3 ranks, ZeRO 2"),
+    ],
 )
 def test_ragged_steps_come_to_an_end(
     command: list[str],
+    two_machines: tuple[Path, str],
     tmp_path: Path,
-    ranks: int,
+    where: list[str],
     stage: int,
     more: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Of ranks with unequal numbers of micro-batches, or none; whose plugins watch on the first one only. As a program
-    starts them, which hears of the folder and shows the first rank's lines."""
+    starts them, which hears of the folder and shows the first rank's lines. All ranks, and machines, train as one."""
+    hosts, path = two_machines
+    ranks = 3 if where == ["--hostfile"] else 2
     ragged = [part.replace("letters-task", "begins-task") for part in command]
-    ragged += ["--plugin", str(HERE / "noting_ranks.py"), "--gpus", str(ranks), "--steps", "20"]
-    ragged += ["--output", str(tmp_path / "runs")]
+    ragged += ["--plugin", str(HERE / "noting_ranks.py"), *where, *([str(hosts)] if ranks == 3 else [])]
+    ragged += ["--output", str(tmp_path / "runs"), "--steps", str(STEPS)]
     problems = ranks + 1  # of which some are left: less than the ranks, or one more
     for each in (*RAGGED, f"learning.problems_per_step={problems}", f"learning.deepspeed.zero_stage={stage}", *more):
         ragged += ["--set", each]
-    for name, value in {"RANK_NOTES": str(tmp_path / "notes"), "OMP_NUM_THREADS": "1"}.items():
+    environment = {"REASONER_RANK_NOTES": str(tmp_path / "notes"), "OMP_NUM_THREADS": "1", "PATH": path}
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     folder = call(*ragged[ragged.index("run") :], resume="{folder}")
     assert folder.parent == tmp_path / "runs"
-    assert capsys.readouterr().out.count("step 20/20") == 1
-    assert json.loads((folder / "status.json").read_text())["state"] == "finished"
-    assert [row["step"] for row in read_metrics(folder)] == list(range(1, 21))
-    assert not list(folder.rglob("stacks.txt"))
+    assert capsys.readouterr().out.count(f"step {STEPS}/{STEPS}") == 1
+    check_finished(folder, ranks)
     notes = [line.split() for line in (tmp_path / "notes").read_text().splitlines()]
     counts = [[int(n) for rank, what, n in notes if (rank, what) == (str(k), "batches")] for k in range(ranks)]
     passes = list(zip(*counts, strict=True))
     assert any(min(each) == 0 < max(each) for each in passes), passes
     assert any(0 < min(each) < max(each) for each in passes), passes
     events = [(rank, value) for rank, what, value in notes if what == "event"]
-    expected = ["run_started", *["groups_scored", "step_finished"] * 20, "run_finished"]
+    expected = ["run_started", *["groups_scored", "step_finished"] * STEPS, "run_finished"]
     assert events == [("0", name) for name in expected]
     assert "step_finished failed: ZeroDivisionError: only watching" in (folder / "log.txt").read_text()
+
+
+def check_finished(folder: Path, ranks: int) -> None:
+    """The folder of a ragged run is that of one run, to which every rank has contributed."""
+    assert json.loads((folder / "status.json").read_text())["state"] == "finished"
+    assert f"ranks = {ranks}" in (folder / "config.toml").read_text()
+    assert not list(folder.rglob("stacks.txt"))
+    metrics = read_metrics(folder)
+    assert [row["step"] for row in metrics] == list(range(1, STEPS + 1))
+    assert [evaluated.evaluation.problems for evaluated in read_evaluations(folder)] == [2, 2]
+    largest = 0
+    for row in metrics:
+        rollouts = read_parquet(folder / "rollouts" / f"step-{int(row['step']):06}.parquet", Rollout)
+        groups = len(rollouts) // 2
+        largest = max(largest, groups)
+        assert [rollout.sample for rollout in rollouts] == [0, 1] * groups  # whole, in the order of the problems
+        assert len({rollout.response.policy_version for rollout in rollouts}) == 1
+        assert sum(any(rollout.weights or ()) for rollout in rollouts) > groups
+        assert row["tokens/sampled"] >= sum(len(rollout.response.token_ids) for rollout in rollouts) > 0
+        assert row["gap/mean"] < 1e-4  # each rank's sampler has the learner's weights
+    assert largest == ranks + 1  # those of all ranks
+    AutoModelForCausalLM.from_pretrained(folder / "model")
+    for rank in range(1, ranks):
+        assert f"step {STEPS}/{STEPS}" in (folder / "ranks" / f"rank-{rank}" / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(
@@ -228,7 +229,7 @@ def test_a_rank_that_stops_within_an_update_ends_the_run(
     command: list[str], tmp_path: Path, what: str, says: list[str]
 ) -> None:
     stopping = [*command, "--plugin", str(HERE / "stopping_rank.py"), "--gpus", "2", "--output", str(tmp_path)]
-    done = run([*stopping, "--steps", "2", "--set", "evaluation.every=0"], RANK_ONE=what)
+    done = run([*stopping, "--steps", "2", "--no-gate", "--set", "evaluation.every=0"], RANK_ONE=what)
     assert done.returncode == 1
     (folder,) = tmp_path.iterdir()
     status = json.loads((folder / "status.json").read_text())

@@ -23,6 +23,8 @@ from reasoner.distributed.ranks import ALONE
 from reasoner.errors import SamplerError
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.records import Group, SamplingParams
+from reasoner.sampling.server import offer
+from reasoner.sampling.server.client import Description, Server
 from reasoner.sampling.server.compatibility import ServerRequirements
 from reasoner.sampling.server.sampler import ServerSampler
 from reasoner.training.guards.canary import Canary
@@ -129,14 +131,22 @@ def said() -> list[str]:
 
 @pytest.fixture
 def sampler(servers: list[Served], folder: Path, said: list[str], tmp_path: Path) -> Iterator[ServerSampler]:
-    """Over both servers, which were given the model's own weights."""
+    """Over both servers, which were given the model's own weights: the first pulls them over HTTP, as if it were
+    elsewhere, the second reads the folder."""
     wanted = ServerRequirements(
-        "reasoner serve", {"vocab_size": 260, "num_hidden_layers": 2}, "float32", MAX_MODEL_LEN, tmp_path
+        "reasoner serve", {"vocab_size": 260, "num_hidden_layers": 2}, "float32", MAX_MODEL_LEN, tmp_path, True
     )
     urls = [server.url for server in servers]
-    with ServerSampler(urls, folder, wanted, seed=0, say=said.append) as found:
-        hand_over(SavedModel(folder, "float32", False), found)
-        yield found
+    describe = Server.describe
+
+    async def described(server: Server, probe: Path) -> Description:
+        return await describe(server, probe if server.url != urls[0] else probe / "elsewhere")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Server, "describe", described)
+        with ServerSampler(urls, folder, wanted, seed=0, say=said.append) as found:
+            hand_over(SavedModel(folder, "float32", False), found)
+            yield found
 
 
 def tokens_made(server: Served) -> float:
@@ -233,9 +243,16 @@ def test_a_page_is_refused_and_a_method_that_does_not_exist_is_answered(servers:
 
 
 def test_a_server_that_is_killed_while_it_draws_and_one_that_is_started_again(
-    servers: list[Served], sampler: ServerSampler, folder: Path, logs: Path, said: list[str]
+    servers: list[Served],
+    sampler: ServerSampler,
+    folder: Path,
+    logs: Path,
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The first of them pulls its weights, also after it was started again, and is killed in the middle of a pull."""
     gone, other = servers
+    assert f"weights by HTTP pull to {gone.url}, to the others through" in sampler.description
     [prompt, *_] = prompts(folder, 1)
     many = [replace(prompt, problem=replace(prompt.problem, id=f"p{index}")) for index in range(30)]
     groups = TrajectorySampler(sampler).sample(many, 64, SamplingParams(1.0, 32))  # a server draws two of them at once
@@ -257,10 +274,32 @@ def test_a_server_that_is_killed_while_it_draws_and_one_that_is_started_again(
         assert tokens_made(again) > 0
         assert check_gap(reference.learner, drawn, 1.0).max < 1e-4
         assert said == [lost, f"{gone.url} is back, with the weights of version 1"]
-        again.kill()
+        _kill_in_a_pull(again, monkeypatch)
+        reference.change("")
+        hand_over(reference.learner, sampler)
+        assert f"{gone.url} could not be reached, or broke off" in said[2]
+        drawn = list(TrajectorySampler(sampler).sample(prompts(folder, 8), 4, SamplingParams(1.0, 24)))
+        assert check_gap(reference.learner, drawn, 1.0).max < 1e-4
+    assert not [*Path("/dev/shm").glob("reasoner-*-weights-*")]  # nor what it had pulled
     left = other.kill_outer()
     assert left == []
     with pytest.raises(SamplerError, match="no vLLM server is left") as failed:
         list(TrajectorySampler(sampler).sample(prompts(folder, 8), 4, SamplingParams(1.0, 24)))
     assert gone.url in str(failed.value)
     assert other.url in str(failed.value)
+
+
+def _kill_in_a_pull(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next pull gets half of a file, then the server is killed."""
+
+    def half(handler: offer._Handler, path: Path) -> None:
+        size = path.stat().st_size
+        handler.send_response(206)
+        handler.send_header("Content-Range", f"bytes 0-{size - 1}/{size}")
+        handler.send_header("Content-Length", str(size))
+        handler.end_headers()
+        handler.wfile.write(path.read_bytes()[: size // 2])
+        assert [*Path("/dev/shm").glob("reasoner-*-weights-*/*.safetensors")]
+        server.kill()
+
+    monkeypatch.setattr(offer._Handler, "_send_file", half)

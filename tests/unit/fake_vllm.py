@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from reasoner.models.tensor_files import Digest, read_weights
+from reasoner.processes.scratch_folders import ScratchFolder
+from reasoner.sampling.server.pull import PullError, PullOrder, pull
 
 Json = dict[str, Any]
 
@@ -47,8 +49,11 @@ class Fake:
     seeds: list[int] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
     """checksums of weights"""
+    pulls: Callable[[Path], object] = lambda folder: None
+    """called with the folder before weights are pulled into it"""
     aborted: list[str] = field(default_factory=list)
     """names of requests that were to be ended"""
+    pulled: ScratchFolder | None = None
     running: int = 0
     most: int = 0
     """requests at the same time"""
@@ -74,6 +79,8 @@ class Fake:
                 self.paused = route == "/pause"
             case "/collective_rpc", "describe":
                 return 200, {"results": [DESCRIPTION | self.describes]}
+            case "/pull_weights", _:
+                return self._pull(body)
             case "/collective_rpc", "take_weights":
                 return 200, {"results": [self._take(Path(body["args"][0]))]}
             case "/collective_rpc", "seed_sampling":
@@ -93,6 +100,19 @@ class Fake:
             pass
         self.taken.append(digest.checksum)
         return [digest.checksum, digest.tensors]
+
+    def _pull(self, body: Json) -> tuple[int, object]:
+        """As `auth.Guard`, which is not in front of this one."""
+        order = PullOrder.model_validate(body)
+        try:
+            if self.pulled:
+                self.pulled.remove()
+            self.pulled = ScratchFolder("weights")
+            self.pulls(self.pulled.path)
+            pull(order, "127.0.0.1", self.pulled.path)
+        except PullError as error:
+            return 409, str(error)
+        return 200, {"folder": str(self.pulled.path)}
 
     def _generate(self, body: Json) -> tuple[int, object]:
         if not body:
@@ -141,6 +161,7 @@ class Fake:
 
 DESCRIPTION: Json = {
     "vllm": "0.32.0",
+    "device": "cpu",
     "shape": {"model_type": "llama", "vocab_size": 260, "hidden_size": 64, "num_hidden_layers": 2}
     | {"intermediate_size": 128, "num_attention_heads": 2},
     "dtype": "float32",
@@ -205,5 +226,7 @@ def fake_servers(count: int) -> Iterator[list[Fake]]:
     finally:
         for fake, server in running:
             fake.closing.set()
+            if fake.pulled:
+                fake.pulled.remove()
             server.shutdown()
             server.server_close()

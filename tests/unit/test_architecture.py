@@ -10,6 +10,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,20 @@ class Import:
         return any(self.module == package or self.module.startswith(f"{package}.") for package in packages)
 
 
+@cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    """Every node of a file's syntax tree; a file is parsed once for all tests."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def last_name(called: ast.expr) -> str:
+    """`c` of `a.b.c` and of `c`; "" of anything else that can be called."""
+    if isinstance(called, ast.Attribute):
+        return called.attr
+    return called.id if isinstance(called, ast.Name) else ""
+
+
+@cache
 def imports() -> list[Import]:
     """All imports of the shipped code and the example plugins, lazy ones and those for types included."""
     folders = ("reasoner", "rewards", "tasks", "plugins")
@@ -99,7 +114,7 @@ def imports() -> list[Import]:
 
 def _imports(path: Path) -> Iterator[Import]:
     file = path.relative_to(ROOT).as_posix()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             yield from (Import(file, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -108,11 +123,8 @@ def _imports(path: Path) -> Iterator[Import]:
             yield from (Import(file, f"{node.module}.{alias.name}") for alias in node.names)
 
 
-IMPORTS = imports()
-
-
 def of(folder: str) -> list[Import]:
-    found = [each for each in IMPORTS if each.file.startswith(folder)]
+    found = [each for each in imports() if each.file.startswith(folder)]
     assert found, f"nothing imports anything in {folder}: was it renamed?"
     return found
 
@@ -236,7 +248,7 @@ def test_plugins_use_the_public_names() -> None:
 @pytest.mark.parametrize("package", ENGINES)
 def test_heavy_packages_stay_in_their_place(package: str) -> None:
     assert {
-        each.file for each in IMPORTS if each.is_of(package) and not each.file.startswith(ENGINES[package])
+        each.file for each in imports() if each.is_of(package) and not each.file.startswith(ENGINES[package])
     } == set()
 
 
@@ -244,7 +256,7 @@ def test_only_the_plugins_package_calls_hooks() -> None:
     callers = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "reasoner").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes_of(path)
         if isinstance(node, ast.Attribute) and node.attr == "hook"
     }
     assert callers == {"reasoner/plugins/manager.py", "reasoner/plugins/events.py"}
@@ -265,7 +277,7 @@ DECIDED = {
     "choose_learner": {"planning/decide.py"},
     "resolve_device": {"planning/decide.py"},
     "longest_context": {"planning/decide.py", "sampling/server/compatibility.py"},
-    "merge_reason": {"planning/decide.py", "planning/memory.py"},
+    "merge_reason": {"planning/decide.py", "planning/estimate.py", "planning/memory.py"},
 }
 """what decides something -> who asks it: beside `decide`, the preflight of servers, the estimate for a machine that is
 only planned for, and the command that starts a server of vLLM and nothing else"""
@@ -276,14 +288,16 @@ def test_what_a_configuration_leaves_open_is_decided_in_one_place(name: str) -> 
     callers = {
         path.relative_to(ROOT / "reasoner").as_posix()
         for path in (ROOT / "reasoner").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == name
+        for node in nodes_of(path)
+        if isinstance(node, ast.Call) and last_name(node.func) == name
     }
     assert callers - {"learning/model/backbone.py"} == DECIDED[name]  # which has a `longest_context` of groups
 
 
 UNPICKLING = ("pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle")
 LOADERS = ("torch.load", "np.load", "numpy.load", "pd.read_pickle", "pandas.read_pickle", "yaml.load", "eval", "exec")
+LOADING = {*(name.rpartition(".")[2] for name in LOADERS), "from_pretrained"}
+"""their last names, and that of what opens a model"""
 
 
 def test_nothing_runs_code_that_a_file_holds() -> None:
@@ -292,11 +306,11 @@ def test_nothing_runs_code_that_a_file_holds() -> None:
     files = [path for path in files if path.parent not in INSIDE]
     models = 0
     for path in files:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes_of(path):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 named = [node.module or ""] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names]
                 assert not [name for name in named if name.split(".")[0] in UNPICKLING], path
-            if not isinstance(node, ast.Call):
+            if not isinstance(node, ast.Call) or last_name(node.func) not in LOADING:
                 continue
             called = ast.unparse(node.func)
             assert called not in LOADERS, f"{path}, line {node.lineno}: {called}"
@@ -331,6 +345,8 @@ def test_looking_around_imports_nothing_heavy() -> None:
     program = f"""
 import contextlib, io, json, sys
 from reasoner.cli.app import app
+from reasoner.config import Config
+assert not Config.__pydantic_complete__, "what only looks waits for the schemas of all sections"
 heavy = {{}}
 for arguments in {LIGHT!r}:
     try:
@@ -456,7 +472,7 @@ curriculum.kind curriculum.longest_rest sampling.max_staleness
 sampling.engine sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
 sampling.stop_repetition
-sampling.memory_share sampling.tensor_parallel
+sampling.memory_share sampling.tensor_parallel learning.sequence_parallel
 sampling.refills sampling.kv_cache_gib
 environment.name environment.options environment.tools environment.tool_options environment.format
 environment.max_turns environment.max_tool_calls environment.max_result_chars environment.timeout_s environment.workers

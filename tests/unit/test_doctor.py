@@ -190,28 +190,35 @@ def gpu_checks(monkeypatch: pytest.MonkeyPatch, torch: FakeCuda, smi: str) -> di
 @pytest.mark.parametrize(
     ("found", "named", "headers", "state", "said"),
     [
-        (("gcc",), "", True, "ok", "/bin/gcc, and Python's headers"),
-        (("clang",), "", True, "ok", "/bin/clang, and Python's headers"),
-        (("my-cc",), "my-cc -O2", True, "ok", "/bin/my-cc, and Python's headers"),
-        (("cc",), "", True, "broken", "no C compiler (gcc, clang): vLLM cannot start on a GPU"),
-        (("gcc",), "my-cc", True, "broken", "no C compiler (my-cc): vLLM cannot start on a GPU"),
-        (("gcc",), "", False, "broken", "no {include}/Python.h: vLLM cannot start on a GPU"),
-        ((), "", False, "broken", "no C compiler (gcc, clang) and no {include}/Python.h"),
+        (("gcc",), None, True, "ok", "/bin/gcc, and Python's headers"),
+        (("clang",), None, True, "ok", "/bin/clang, and Python's headers"),
+        (("my-cc",), "my-cc", True, "ok", "/bin/my-cc, and Python's headers"),
+        (("my-cc",), "my-cc -O2", True, "broken", "no C compiler (CC = 'my-cc -O2'): vLLM cannot start on a GPU"),
+        (("gcc",), "", True, "broken", "no C compiler (CC = ''): vLLM cannot start on a GPU"),
+        (("cc",), None, True, "broken", "no C compiler (gcc, clang): vLLM cannot start on a GPU"),
+        (("gcc",), "my-cc", True, "broken", "no C compiler (CC = 'my-cc'): vLLM cannot start on a GPU"),
+        (("gcc",), None, False, "broken", "no {include}/Python.h: vLLM cannot start on a GPU"),
+        ((), None, False, "broken", "no C compiler (gcc, clang) and no {include}/Python.h"),
     ],
 )
 def test_what_triton_compiles_with(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     found: tuple[str, ...],
-    named: str,
+    named: str | None,
     headers: bool,
     state: str,
     said: str,
 ) -> None:
     """As in a container without it, where vLLM's first start would end in a traceback of Triton's."""
-    monkeypatch.setenv("CC", named)
+    monkeypatch.delenv("CC", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CC", named)
     monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if name in found else None)
-    monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})
+    # as Debian's and Ubuntu's own Python has it, whose headers are not where it would install some
+    monkeypatch.setattr("sysconfig.get_default_scheme", lambda: "posix_local")
+    places = {"posix_prefix": str(tmp_path), "posix_local": "/usr/local/include"}
+    monkeypatch.setattr("sysconfig.get_paths", lambda scheme: {"include": places[scheme]})
     if headers:
         (tmp_path / "Python.h").touch()
     check = gpu_checks(monkeypatch, FakeCuda([(9, 0)]), "13.0")["compiler"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from reasoner.loading import load_config
 from reasoner.models.size import ModelSize
 from reasoner.planning.estimate import RunEstimate
 from reasoner.planning.feasibility import refuse_impossible
-from reasoner.planning.memory import TIGHT, cache_token_bytes
+from reasoner.planning.memory import TIGHT, cache_token_bytes, micro_batch_tokens
 from reasoner.processes.machine import GIB, Machine, planned_machine
 from reasoner.training.build import _with_recomputation
 from tests.unit.test_sharded_sampler import on_ranks
@@ -163,6 +164,45 @@ def test_the_longest_context_is_the_longest_that_fits() -> None:
     assert 8192 < offline.longest_context[0] < 32768
 
 
+@pytest.mark.parametrize(
+    ("max_tokens", "slices", "expected"),
+    [
+        (3584, 1, 4096),  # the budget
+        (3584, 2, 4096),  # which grows with the ranks of a row
+        (15872, 1, 16384),  # a longer row
+        (15872, 2, 8192),
+        (15872, 8, 4096),
+        (15873, 2, 8193),
+    ],
+)
+def test_ranks_that_share_a_row_have_a_slice_each(max_tokens: int, slices: int, expected: int) -> None:
+    lengths = ("sampling.max_prompt_tokens=512", f"sampling.max_tokens={max_tokens}", "learning.token_budget=4096")
+    found = config(*lengths, "run.ranks=8", "learning.problems_per_step=64", f"learning.sequence_parallel={slices}")
+    assert micro_batch_tokens(found) == expected
+
+
+def test_what_doubles_the_longest_context_is_the_mildest_that_does() -> None:
+    sets, on = (
+        ("run.ranks=4", "learning.token_budget=1024", "learning.deepspeed.zero_stage=3", OFF),
+        planned_machine(60.0, 4),
+    )
+    model = replace(SEVEN, context=0)
+    found = estimate(*sets, model=model, on=on)
+    tokens, _ = found.longest_context
+    assert list(found.doubling) == ["learning.gradient_checkpointing"]
+    changed = found.changed(found.doubling)
+    assert changed is not None
+    assert changed.longest_context[0] >= 2 * tokens
+    assert f"twice that with {next(iter(found.doubling))} = true" in found.described_context
+    further = changed.doubling
+    assert further["learning.sequence_parallel"] in (2, 4)
+    again = changed.changed(further)
+    assert again is not None
+    assert again.longest_context[0] >= 2 * changed.longest_context[0]
+    assert estimate("run.ranks=8").doubling == {}  # the model knows no more positions
+    assert estimate(on=planned_machine(8.0, 1)).doubling == {}  # nothing fits
+
+
 def test_an_adapter_can_be_advised() -> None:
     model = replace(SMALL, matrices=(("model.layers.0.self_attn.q_proj.weight", 576, 576),))
     changed = estimate(model=model).changed({"lora.rank": 16})
@@ -211,3 +251,21 @@ def test_a_machine_is_asked_for_its_gpus(monkeypatch: pytest.MonkeyPatch) -> Non
     refuse_impossible(estimate("run.ranks=4", on=here), nodes=2)
     monkeypatch.setenv("WORLD_SIZE", "4")  # under a launcher the nodes are not counted here
     refuse_impossible(estimate("run.ranks=4", on=here))
+
+
+@pytest.mark.parametrize(
+    ("sets", "on", "way"),
+    [
+        ((), "cuda", "on the GPU (CUDA IPC) if the trial at the first one passes; else through "),
+        (("sampling.tensor_parallel=2",), "cuda", "through "),
+        (("sampling.max_staleness=2",), "cuda", "through "),
+        (("lora.rank=8",), "cuda", "through "),
+        ((), "cpu", "through "),
+        (("sampling.mode=server", "sampling.servers=['http://a:1']"), "cpu", "through "),
+    ],
+)
+def test_the_way_of_the_weights_is_said(sets: tuple[str, ...], on: Literal["cpu", "cuda"], way: str) -> None:
+    found = estimate(*sets, on=Machine(on, {}, 80 * GIB)).described_handover
+    assert found.startswith(way)
+    assert found.endswith("to servers that see it; by HTTP pull to others") == ("sampling.mode=server" in sets)
+    assert estimate(*sets, on=planned_machine(80.0, 8)).described_handover == ""

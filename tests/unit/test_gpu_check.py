@@ -6,11 +6,14 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from reasoner.learning.model import attention
@@ -26,12 +29,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_every_check_is_written_and_they_are_twelve() -> None:
+def test_every_check_is_written_and_they_are_thirteen() -> None:
     written = {**gpu_checks_learner.CHECKS, **gpu_checks_sampler.CHECKS}
     assert written.keys() == CHECKS.keys()
-    assert len(CHECKS) == 12
-    assert [name for name, check in CHECKS.items() if not check.needs] == ["attention", "lengths", "update", "formats"]
-    assert sum(check.seconds for check in list(CHECKS.values())[:4]) <= 480
+    assert len(CHECKS) == 13
+    plain = ["attention", "lengths", "update", "formats", "buckets"]
+    assert [name for name, check in CHECKS.items() if not check.needs] == plain
+    assert list(CHECKS)[:5] == plain
+    assert list(CHECKS)[-1] == "run"  # the longest: what finds no time is named in a second call
 
 
 def test_attention_passes_here_and_fails_where_sequences_see_each_other(
@@ -99,6 +104,13 @@ def test_what_cannot_run_is_skipped_with_the_reason(monkeypatch: pytest.MonkeyPa
     assert skip_note("formats", False, []) == ""
     assert skip_note("engine", False, ["vllm"]) == "vllm is left out"
     assert skip_note("deepspeed", False, []) == "deepspeed is not installed"
+    assert skip_note("run", False, [], left=3.0) == "no time is left: scripts/gpu_check run"
+
+
+def test_a_check_ends_when_the_time_of_all_of_them_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_check, "command_of", lambda *_: [sys.executable, "-S", "-c", "import time; time.sleep(60)"])
+    found = run_apart("lengths", tmp_path, cpu=False, left=1.0)
+    assert (found.verdict, found.why.strip()) == ("FAIL", "no result after 1 s")
 
 
 def test_the_page_says_whatever_was_found() -> None:
@@ -156,6 +168,92 @@ def test_seeds_are_judged_by_what_must_be_equal(tmp_path: Path, monkeypatch: pyt
 
 
 def _group(noise: tuple[Any, int]) -> Any:
-    from types import SimpleNamespace
-
     return SimpleNamespace(responses=[SimpleNamespace(token_ids=(hash(noise), 1))])
+
+
+class Gpu:
+    """`torch.cuda` where there is none: what the checks ask of it, by the names that the installed torch has."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[str] = []
+        memory = SimpleNamespace(total_memory=2**37, major=9, minor=0, name="NVIDIA H200")
+        answers: dict[str, object] = {
+            "synchronize": None,
+            "empty_cache": None,
+            "reset_peak_memory_stats": None,
+            "get_sync_debug_mode": 0,
+        }
+        answers |= {"max_memory_allocated": 2**30, "max_memory_reserved": 2**31, "set_sync_debug_mode": None}
+        answers |= {"get_device_properties": memory, "mem_get_info": (2**36, 2**37)}
+        for name, value in answers.items():
+            assert callable(getattr(torch.cuda, name))
+            monkeypatch.setattr(torch.cuda, name, self._answering(name, value))
+        monkeypatch.setattr(
+            torch.profiler, "ProfilerActivity", SimpleNamespace(CUDA=torch.profiler.ProfilerActivity.CPU)
+        )
+        monkeypatch.setattr(Scene, "on_gpu", property(lambda scene: True))
+
+    def _answering(self, name: str, value: object) -> Any:
+        def answer(*arguments: object) -> object:
+            self.asked.append(name)
+            return value
+
+        return answer
+
+
+def test_what_is_for_a_gpu_alone_runs_here_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every line that only a GPU would reach, with its calls faked: judged by what it notes, not by its verdict."""
+    monkeypatch.setattr(gpu_checks_learner, "_segments_error", lambda scene: 0.0)
+    gpu = Gpu(monkeypatch)
+    notes = {
+        "lengths": {"s known", "s new", "s again", "kernels", "attention"},
+        "update": {"GiB, plain", "GiB, recomputed", "GiB, 256 logits", "kernels", "share of peak"},
+        "formats": {"formats", "synchronisations"},
+    }
+    for name, figures in notes.items():
+        scene = Scene(folder, "cpu", tiny=True)
+        with suppress(FailedCheckError):
+            gpu_checks_learner.CHECKS[name](scene)
+        assert figures <= scene.figures.keys()
+    assert {"synchronize", "max_memory_allocated", "set_sync_debug_mode", "reset_peak_memory_stats"} <= set(gpu.asked)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_an_engine_that_sleeps_is_judged_by_what_it_says_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    told: list[str] = []
+    Gpu(monkeypatch)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: told.append("60%"))
+    drawn = iter([1, 1 if same else 2])
+    monkeypatch.setattr(gpu_checks_sampler, "_sample", lambda *_: [_group((next(drawn), 0))])
+    monkeypatch.setattr(gpu_checks_sampler, "hand_over", None)
+    monkeypatch.setattr("reasoner.training.synced_sampler.hand_over", lambda *_: told.append("weights"))
+    sampler: Any = SimpleNamespace(
+        version=-1, sleep=lambda: told.append("sleep"), wake=lambda: told.append("wake"), load=None
+    )
+    scene = Scene(tmp_path, "cuda")
+    judged = nullcontext() if same else pytest.raises(FailedCheckError, match="other responses after the sleep")
+    with judged:
+        gpu_checks_sampler._sleep_and_wake(scene, sampler, SimpleNamespace(version=0), 2)
+    assert told == ["sleep", "60%", "wake", "weights"]
+    assert scene.figures["level 2, GiB free"] == "64.0 / 64.0 / 64.0 / 64.0"
+
+
+def test_runs_are_compared_up_to_rounding_on_a_gpu_and_exactly_here() -> None:
+    agree = gpu_checks_sampler._agree
+    run: list[dict[str, Any]] = [{"loss": 0.5, "reward/mean": None}, {"loss": 0.25, "reward/mean": 0.0}]
+    near = [run[0], {"loss": 0.251, "reward/mean": 0.0}]
+    assert agree(run, run, 0.0)
+    assert agree(run, near, 0.02)
+    assert not agree(run, near, 0.0)
+    assert not agree(run, run[:1], 0.02)
+    assert not agree(run, [run[0], {"loss": 0.4, "reward/mean": 0.0}], 0.02)
+    assert not agree(run, [run[0], {"loss": None, "reward/mean": 0.0}], 0.02)
+
+
+def test_buckets_between_two_processes_arrive(folder: Path) -> None:
+    """The protocol of learner and engine, with a file in memory in the place of the GPU's."""
+    found = run_one("buckets", folder, cpu=True)
+    assert (found.verdict, found.why) == ("PASS", "")
+    assert found.figures["weights"] > 20

@@ -346,6 +346,15 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
         ),
         (["sampling.engine=hf", "sampling.tensor_parallel=2"], ["tensor_parallel = 2 needs vLLM"]),
         (
+            ["run.ranks=6", "learning.sequence_parallel=4"],
+            ["learning.sequence_parallel = 4 does not divide the 6 ranks", "possible: 1, 2, 3, 6"],
+        ),
+        (["learning.sequence_parallel=2"], ["does not divide the 1 rank into", "run.ranks, or --gpus"]),
+        (
+            ["run.ranks=2", "learning.sequence_parallel=2", "learning.packing=padded"],
+            ["learning.sequence_parallel = 2 shares packed rows", "use 'auto'"],
+        ),
+        (
             ["run.ranks=8", "rewards.math.max_calls=7"],
             ["rewards.math.max_calls = 7 is divided over the 8 ranks that score", "allow at least 8"],
         ),

@@ -33,7 +33,7 @@ from reasoner.planning.memory import (
     micro_batch_tokens,
     needs,
     published_bytes,
-    step_tokens,
+    share_tokens,
 )
 from reasoner.processes import machine
 from reasoner.processes.machine import GIB, Machine, free_memory, planned_machine
@@ -138,6 +138,24 @@ def test_an_adapter_leaves_the_model_without_gradient_and_optimiser() -> None:
     assert gb(found["GPU memory in the update"].certain) == {
         **{"weights": 0.01, "optimiser": 0.06, "frozen weights": 1.0, "gradient": 0.02}
     }
+
+
+def test_a_frozen_model_of_torch_s_takes_two_bytes_for_what_is_multiplied_in_bfloat16() -> None:
+    """The embedding, and an output layer of its own, are float32, as experts are, which are no linear layers."""
+    size = ModelSize(
+        10**9,
+        2,
+        2000,
+        vocabulary=32000,
+        matrices=(("q", 2000, 100_000), ("mlp.experts.0.up", 2000, 1000), ("lm_head", 32000, 2000)),
+    )
+    sets = ("gro.preset=grpo", "gro.terms.grpo.kl.coefficient=0.1", "learning.engine=torch")
+
+    def reference(*more: str) -> float:
+        return gb(moments(*sets, *more, model=size)["memory in the update"].certain)["reference"]
+
+    assert reference("model.dtype=bfloat16") == 4.0 - 0.4
+    assert reference() == 4.0
 
 
 def test_one_device_holds_everything_on_a_cpu() -> None:
@@ -312,13 +330,13 @@ def test_an_adapter_leaves_holes_in_the_heap_of_a_cpu() -> None:
 
 def test_lengths_and_tokens_by_hand() -> None:
     """The laptop's 4 problems x 8 responses of 512 + 64 tokens, each group's prompt in a row once."""
-    assert step_tokens(config()) == 4 * (512 + 8 * 64)
-    assert step_tokens(config("learning.share_prompts=never")) == 4 * 8 * (512 + 64)
-    assert step_tokens(config("run.ranks=4")) == 512 + 8 * 64
+    assert share_tokens(config()) == 4 * (512 + 8 * 64)
+    assert share_tokens(config("learning.share_prompts=never")) == 4 * 8 * (512 + 64)
+    assert share_tokens(config("run.ranks=4")) == 512 + 8 * 64
     assert longest_row(config()) == 576
     assert micro_batch_tokens(config()) == 1024
     assert micro_batch_tokens(config("learning.token_budget=100")) == 576
-    assert micro_batch_tokens(config("learning.token_budget=100000")) == step_tokens(config())
+    assert micro_batch_tokens(config("learning.token_budget=100000")) == share_tokens(config())
     published = published_bytes(config("model.dtype=bfloat16"), BIG, "vllm", "cuda")
     assert published == 2 * 10**9
     adapted = config("model.dtype=bfloat16", "lora.rank=8")

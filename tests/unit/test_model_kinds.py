@@ -199,3 +199,48 @@ def test_sequences_that_grow_are_compared_again(tmp_path: Path, monkeypatch: pyt
     policy.logprobs(ragged_groups((40,), 2, 8), 1.0)
     with pytest.raises(RunError, match="packed responses differ"):
         policy.logprobs(ragged_groups((100,), 2, 8), 1.0)
+
+
+FROZEN = ("llama", "gemma3", "gpt_neox", "opt", "qwen3_moe", "gpt_oss", "qwen3_next", "falcon_h1", "mamba2", "glm4_moe")
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_a_frozen_model_takes_less_and_gives_the_same_bits(name: str, tmp_path: Path) -> None:
+    """Linear layers are multiplied in bfloat16 anyway; norms, embeddings and what recurrent layers compute with their
+    weights beside that stay as they are."""
+    values: dict[str, Any] = {"token_budget": 500, "logit_chunk": 64, "autocast": True}
+    policy = TorchPolicy(build(name, tmp_path), device="cpu", dtype="bfloat16", **values)
+    groups = ragged_groups((9, 4), 2, 12)
+    before, size = policy.logprobs(groups, 1.0), _bytes(policy)
+    policy.freeze()
+    assert policy.logprobs(groups, 1.0) == before
+    narrow = [part for part in policy.model.parameters() if part.dtype == torch.bfloat16]
+    assert size - _bytes(policy) == 2 * sum(part.numel() for part in narrow) > 0
+    assert policy.model.get_input_embeddings().weight.dtype == torch.float32
+
+
+def _bytes(policy: TorchPolicy) -> int:
+    return sum(part.nbytes for part in policy.model.parameters())
+
+
+def test_a_linear_layer_that_is_multiplied_in_float32_stays(tmp_path: Path) -> None:
+    policy = TorchPolicy(
+        build("llama", tmp_path), device="cpu", dtype="bfloat16", token_budget=500, logit_chunk=64, autocast=True
+    )
+    wide = policy.model.model.layers[0].mlp.gate_proj
+
+    class Wide(nn.Module):
+        """As routers of experts are computed, where rounding would send tokens elsewhere."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = wide
+
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            with torch.autocast("cpu", enabled=False):
+                return self.inner(hidden.float())  # type: ignore[no-any-return]
+
+    policy.model.model.layers[0].mlp.gate_proj = Wide()
+    policy.freeze()
+    assert wide.weight.dtype == torch.float32
+    assert policy.model.model.layers[1].mlp.gate_proj.weight.dtype == torch.bfloat16

@@ -143,7 +143,9 @@ def test_heads_that_cannot_be_spread_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "gpt_oss", "qwen3_moe", "deepseek_v3", "gemma3_vl"])
 def test_vllm_keeps_prefixes_of_models_with_attention_alone(tmp_path: Path, name: str) -> None:
     tiny_config(BY_NAME[name]).save_pretrained(tmp_path)
-    assert start_of(config(), "cpu", tmp_path, 256).prefix_caching
+    start = start_of(config(), "cpu", tmp_path, 256)
+    assert (start.prefix_caching, start.max_sequences) == (True, 128)
+    assert start_of(config(), "cuda", tmp_path, 256).max_sequences is None  # vLLM knows the GPU
 
 
 @pytest.mark.parametrize(

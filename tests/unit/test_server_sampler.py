@@ -18,6 +18,7 @@ from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import SamplerError, UserError
 from reasoner.records import Group, Message, Problem, Prompt, Receipt, Response, SamplingParams
 from reasoner.sampling.base import Completed, TokenRequest
+from reasoner.sampling.responses import prompt_seeds
 from reasoner.sampling.server import scheduler
 from reasoner.sampling.server.compatibility import ServerRequirements
 from reasoner.sampling.server.sampler import ServerSampler
@@ -105,6 +106,20 @@ def test_servers_are_told_all_tokens_that_end_a_response(world: World) -> None:
     [asked] = [asked for fake in world.fakes for asked in fake.asked]
     assert asked["stop_token_ids"] == [65, 256, 258]  # <|endoftext|> and <|im_end|> are the model's own
     assert group.responses[0].text == "bbb"
+
+
+def test_requests_have_their_own_seeds_where_a_server_can_seed_them(world: World) -> None:
+    """Whichever server draws a group, its noise is the same; vLLM's CPU build would end with the first seed."""
+    gpu, cpu = world.fakes
+    gpu.describes = {"device": "cuda"}
+    params = SamplingParams(1.0, 4, seed=7)
+    with world.ready() as sampler:
+        list(TrajectorySampler(sampler).sample(prompts(12), 4, params))
+    seeds = [asked["seed"] for asked in gpu.asked]
+    assert len(set(seeds)) == len(seeds) > 0
+    assert set(seeds) <= set(prompt_seeds(7, prompts(12)))
+    assert cpu.asked
+    assert not any("seed" in asked for asked in cpu.asked)
 
 
 def test_few_groups_go_to_all_servers(world: World) -> None:

@@ -151,6 +151,14 @@ def test_requests_have_seeds_of_their_own_on_cuda_alone(device: str) -> None:
 
 
 @pytest.mark.usefixtures("stubs")
+def test_vllm_is_told_how_many_sequences_where_that_is_known_alone() -> None:
+    from reasoner.sampling.vllm.host import engine_arguments
+
+    assert engine_arguments(CUDA)["max_num_seqs"] == 4
+    assert "max_num_seqs" not in engine_arguments(replace(CUDA, max_sequences=None))
+
+
+@pytest.mark.usefixtures("stubs")
 def test_all_generators_that_vllm_draws_from_are_seeded() -> None:
     """Torch's on a CPU, numpy's on CUDA; numpy takes 32 bits."""
     from reasoner.sampling.vllm.worker import WorkerExtension

@@ -13,13 +13,14 @@ from rich.text import Text
 
 from reasoner.cli import options
 from reasoner.cli.console import out
+from reasoner.config import Config
 from reasoner.errors import ConfigError
 from reasoner.learning.factory import describe_learner
 from reasoner.loading import Resolved, load_config
 from reasoner.planning.decide import decide, planned_engine
 from reasoner.planning.estimate import FitVerdict, RunEstimate, find_estimate
 from reasoner.planning.feasibility import refuse_impossible
-from reasoner.planning.memory import Need, longest_sequence, micro_batch_tokens, step_tokens
+from reasoner.planning.memory import Need, longest_sequence, micro_batch_tokens, share_tokens
 from reasoner.processes.machine import GIB, planned_machine, this_machine
 
 _STYLES: dict[FitVerdict, str] = {
@@ -114,7 +115,7 @@ def as_json(estimate: RunEstimate) -> dict[str, Any]:
         "ranks": config.run.ranks,
         "moments": moments,
         "change": None if estimate.advice is None else dict(estimate.advice),
-        "tokens_per_step": step_tokens(config) * config.run.ranks,
+        "tokens_per_step": _step_tokens(config),
         "micro_batches": estimate.micro_batches,
         "micro_batch_tokens": micro_batch_tokens(config),
         "longest_context": tokens,
@@ -177,14 +178,21 @@ def _stage(estimate: RunEstimate) -> str:
     return f"{settings.zero_stage}{', ' + ' and '.join(moved) + ' in host memory' if moved else ''}"
 
 
+def _step_tokens(config: Config) -> int:
+    """Tokens of all ranks' shares."""
+    return share_tokens(config) * (config.run.ranks // config.learning.sequence_parallel)
+
+
 def _step(estimate: RunEstimate) -> str:
     """Tokens of a step, at most: responses are as long as they are."""
-    config, tokens = estimate.config, step_tokens(estimate.config)
+    config = estimate.config
     suffix = " a rank" if config.run.ranks > 1 else ""
     recomputed = ", activations recomputed" if config.learning.gradient_checkpointing else ""
+    shared = config.learning.sequence_parallel
+    sliced = f", {shared} ranks to a row" if shared > 1 else ""
     return (
-        f"up to {tokens * config.run.ranks:,} tokens, in {_counted(estimate.micro_batches, 'micro-batch')}{suffix} of "
-        f"up to {micro_batch_tokens(config):,}{recomputed}"
+        f"up to {_step_tokens(config):,} tokens, in {_counted(estimate.micro_batches, 'micro-batch')}{suffix} of "
+        f"up to {micro_batch_tokens(config):,}{sliced}{recomputed}"
     )
 
 

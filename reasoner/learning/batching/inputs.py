@@ -6,13 +6,14 @@ Legend: B sequences, L their length, S response tokens of the micro-batch, R its
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from reasoner.learning.batching.packing import MicroBatch
@@ -20,6 +21,16 @@ from reasoner.learning.batching.shapes import Segments, SequenceShape
 from reasoner.records import Response
 
 _Numbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What response tokens the slices of a flat input predict."""
+
+    counts: tuple[int, ...]
+    """The number of them, by slice."""
+    places_S: Tensor
+    """Where each response token is among those of all slices, one slice after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +52,38 @@ class ModelInputs:
     """The number of tokens of each response; S is their sum."""
     segments: Segments | None = None
     """The shapes as one call of attention; None: padded sequences, or a CPU, which has no kernel for it."""
+    piece: Piece | None = None
+    """Ids, positions, predictors and targets are those of a slice of the flat input; None: they are whole."""
+
+    def cut(self, index: int, count: int) -> ModelInputs:
+        """The slice that one of `count` ranks has of a flat input, which is filled up to equal slices.
+
+        >>> from reasoner.learning.batching.packing import PackedSequence
+        >>> batch = MicroBatch((PackedSequence((1, 2), ((7, 8, 9), (5, 6)), rows=(0, 1)),))
+        >>> first, second = (flat_inputs(batch, torch.device("cpu")).cut(index, 2) for index in range(2))
+        >>> first.input_ids_BL, second.input_ids_BL
+        (tensor([[1, 2, 7]]), tensor([[8, 5, 0]]))
+        >>> first.targets_S, second.targets_S  # of 7, 8, 9, 5, 6
+        (tensor([7, 8, 5]), tensor([9, 6]))
+        >>> second.predictors_S, second.piece
+        (tensor([0, 1]), Piece(counts=(3, 2), places_S=tensor([0, 1, 3, 2, 4])))
+        """
+        length = -(-self.input_ids_BL.shape[1] // count)
+        own = slice(index * length, (index + 1) * length)
+        filled = (0, length * count - self.input_ids_BL.shape[1])
+        owners_S = self.predictors_S // length
+        order_S = owners_S.argsort(stable=True)
+        places_S = torch.empty_like(order_S)
+        places_S[order_S] = torch.arange(len(order_S), device=order_S.device)
+        selected_S = owners_S == index
+        return replace(
+            self,
+            input_ids_BL=pad(self.input_ids_BL, filled)[:, own],
+            position_ids_BL=pad(self.position_ids_BL, filled)[:, own],
+            predictors_S=self.predictors_S[selected_S] - index * length,
+            targets_S=self.targets_S[selected_S],
+            piece=Piece(tuple(owners_S.bincount(minlength=count).tolist()), places_S),
+        )
 
     def parts(self, values_S: Tensor) -> list[Tensor]:
         """(S,) -> (T,) of each response."""

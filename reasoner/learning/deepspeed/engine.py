@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from reasoner.config import LearningConfig, LoraConfig
 from reasoner.distributed.ranks import ALONE, Ranks, share_patience
-from reasoner.distributed.sharding import GroupRows, rows_by_group, same_batch, sharded_outputs, shares_of
+from reasoner.distributed.sharding import GroupRows, rows_by_group, same_batch, sharded_outputs, share_of
 from reasoner.errors import RunError, UserError
 from reasoner.learning.batching.inputs import ModelInputs
 from reasoner.learning.batching.packing import MicroBatch, PackedSequence
@@ -44,6 +44,7 @@ from reasoner.learning.model.model_weights import Dtype, Fetch
 from reasoner.learning.model.policy import TorchPolicy
 from reasoner.learning.optimizer import STEM, TRAINED, load_version, save_version, skip_reason, trained_weights
 from reasoner.learning.schedule import learning_rate
+from reasoner.learning.sequence_parallel import SequenceRanks
 from reasoner.models.size import EXPERTS, experts_refusal, has_experts
 from reasoner.models.tensor_files import write_shards
 from reasoner.records import Group, Response
@@ -104,6 +105,7 @@ class DeepspeedLearner:
                 autocast=False,
                 weights=trained_weights(checkpoint),
                 lora=lora,
+                sequence=SequenceRanks.of(ranks),
             )
         _refuse_experts(self.policy.model)
         self.version = 0
@@ -136,6 +138,7 @@ class DeepspeedLearner:
         moved = f", {' and '.join(offloaded)} in host memory" if offloaded else ""
         recompute = ", activations recomputed" if config.gradient_checkpointing else ""
         over = f" over {self._ranks.count} ranks" if self._ranks.count > 1 else ""
+        over += f", {self._ranks.per_row} to a row" if self._ranks.per_row > 1 else ""
         zero = f"ZeRO {config.deepspeed.zero_stage}{over}{moved}"
         return f"{self._name}, {zero}; {self.policy.description}; AdamW{recompute}"
 
@@ -175,7 +178,7 @@ class DeepspeedLearner:
         selected = rows_by_group(groups, rows, together)
         same_batch(selected, self._ranks)
         self.policy.check(selected, temperature)
-        batches = self.policy.packing.micro_batches(shares_of(selected, self._ranks.count)[self._ranks.index])
+        batches = self.policy.packing.micro_batches(share_of(selected, self._ranks))
         responses = [response for group in groups for response in group.responses]
         weighed: list[WeightedLoss] = []
         for batch in self._rounds(batches):
@@ -186,6 +189,7 @@ class DeepspeedLearner:
         loss = sum((float(part.loss) for part in weighed), 0.0)
         counts = Accumulated.of(batches, loss, sum((part.entropy for part in weighed), 0.0))
         of_ranks = self._ranks.gather((counts, [float(part.loss) for part in weighed if part.nonzero]))
+        of_ranks = of_ranks[:: self._ranks.per_row]  # neighbours that share rows report the same
         self._losses += [loss for _, losses in of_ranks for loss in losses]
         return sum((counts for counts, _ in of_ranks[1:]), of_ranks[0][0])
 
@@ -249,6 +253,12 @@ class DeepspeedLearner:
 
         return self._written_by(writes, weights, lambda: self.policy.weights.publish(folder, weights)) or ""
 
+    def device_weights(self) -> Iterator[tuple[str, Tensor]] | None:
+        """What `publish` writes, from the GPU, gathered by all ranks; None: the model is on a CPU."""
+        if self.policy.device.type != "cuda":
+            return None
+        return self.policy.weights.published(partial(self._gather, wanted=True, device="cuda"))
+
     def save(self, folder: Path) -> None:
         """As in the protocol; the first rank writes."""
         writes = self._ranks.first
@@ -306,10 +316,10 @@ class DeepspeedLearner:
                 raise result
         return cast(T | None, outcomes[0])
 
-    def _gather(self, parts: Sequence[Tensor], *, wanted: bool) -> tuple[Tensor, ...] | None:
-        """The parts in host memory; None on a rank where they are not wanted."""
+    def _gather(self, parts: Sequence[Tensor], *, wanted: bool, device: str = "cpu") -> tuple[Tensor, ...] | None:
+        """The parts in memory of the device; None on a rank where they are not wanted."""
         with self._gathered([part for part in parts if isinstance(part, nn.Parameter)]):
-            return tuple(part.detach().to("cpu", copy=True) for part in parts) if wanted else None
+            return tuple(part.detach().to(device, copy=True) for part in parts) if wanted else None
 
     def _gather_exact(self, parts: Sequence[Tensor], *, wanted: bool) -> tuple[Tensor, ...] | None:
         """As `_gather`, in the float32 numbers that the optimiser changes, where it has them."""

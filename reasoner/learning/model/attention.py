@@ -28,6 +28,7 @@ from transformers import AttentionInterface
 
 from reasoner.errors import RunError
 from reasoner.learning.batching.shapes import Segments, SequenceShape
+from reasoner.learning.sequence_parallel import SequenceRanks
 
 try:
     from torch.nn.attention import varlen
@@ -61,10 +62,13 @@ def packed_attention(
     scaling: float | None = None,
     sequence_shapes: Sequence[SequenceShape] | None = None,
     segments: Segments | None = None,
+    sequence_ranks: SequenceRanks | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Attention inside every packed sequence: query (1, heads, L, D), key and value (1, kv heads, L, D) ->
     (1, L, heads, D).
+
+    With `sequence_ranks` L is a slice of the row, here and there.
 
     Raises CannotPackError when the model asks for something that this function would ignore.
     """
@@ -76,6 +80,11 @@ def packed_attention(
             f"{type(module).__name__} calls attention "
             f"{', '.join(unsupported) or 'without saying where sequences begin'}"
         )
+    if sequence_ranks is not None:
+        last = sequence_shapes[-1]
+        query, key, value = (sequence_ranks.whole_row(part, _span(last).stop) for part in (query, key, value))
+        output, _ = packed_attention(module, query, key, value, None, scaling, sequence_shapes, segments)
+        return sequence_ranks.own_slice(output), None
     if query.device.type == "cpu":
         return _by_sequence(query, key, value, sequence_shapes, scaling), None
     # Rotary embeddings multiply with float32 cosines: under autocast queries and keys come in float32, values do not.

@@ -40,6 +40,7 @@ from reasoner.learning.model.attention import IMPLEMENTATION, CannotPackError, d
 from reasoner.learning.model.model_weights import Dtype, ModelWeights
 from reasoner.learning.model.rotary import rotate_as_vllm, separate_sequences
 from reasoner.learning.perturbing import Gather, perturbed
+from reasoner.learning.sequence_parallel import WHOLE, SequenceRanks
 from reasoner.models.files import ModelFiles
 from reasoner.models.loading import load_model
 from reasoner.models.model_config import attention_of
@@ -95,6 +96,7 @@ class Backbone:
         autocast: bool = True,
         weights: Path | None = None,
         lora: LoraConfig | None = None,
+        sequence: SequenceRanks = WHOLE,
     ) -> None:
         """Load the model.
 
@@ -113,10 +115,11 @@ class Backbone:
                 from it, and everything else from `folder`; None: all from `folder`.
             lora: freeze the model and put an adapter into it, which is published alone with `handover = "adapter"`;
                 None: without.
+            sequence: the ranks that put every row through the model together; a row has `token_budget` tokens for each.
 
         Raises:
-            UserError: this model cannot be packed although `packing` is `packed`, or its prompts not be shared although
-                `share_prompts` is `always`.
+            UserError: this model cannot be packed although `packing` is `packed` or rows are shared, or its prompts not
+                be shared although `share_prompts` is `always`.
         """
         self.device = torch.device(device)
         prepare_device(device)
@@ -152,7 +155,10 @@ class Backbone:
         self._by_length = separate_sequences(self.model)
         self._plain_attention = self.model.config._attn_implementation
         self.model.eval()
-        self.packing = self._choose_packing(packing, share_prompts, token_budget)
+        self._sequence = sequence
+        self.packing = self._choose_packing(packing, share_prompts, token_budget * sequence.count)
+        if sequence.count > 1:
+            self._check_sequence()
         if gradient_checkpointing:
             _recompute(self.model)
 
@@ -170,14 +176,27 @@ class Backbone:
 
     def inputs(self, batch: MicroBatch) -> ModelInputs:
         """A micro-batch as it goes through the model."""
-        return (flat_inputs if self.packing.flat else padded_inputs)(batch, self.device)
+        if not self.packing.flat:
+            return padded_inputs(batch, self.device)
+        inputs = flat_inputs(batch, self.device)
+        return inputs if self._sequence.count == 1 else inputs.cut(self._sequence.index, self._sequence.count)
+
+    def gathered(self, outputs: Tensor, inputs: ModelInputs) -> Tensor:
+        """(S, ...) outputs for all response tokens of a micro-batch, where `hidden` gave those of a slice."""
+        if inputs.piece is None:
+            return outputs
+        return self._sequence.joined(outputs, inputs.piece.counts).index_select(0, inputs.piece.places_S)
 
     def hidden(self, inputs: ModelInputs) -> Tensor:
-        """(S, H) states that predict a micro-batch's response tokens, in the order of its `rows`, with gradient."""
+        """(S, H) states that predict a micro-batch's response tokens, in the order of its `rows`, with gradient.
+
+        Of a slice of a row only those that the slice has (`gathered`).
+        """
         extra: dict[str, Any] = {}
         if inputs.shapes is not None:
             extra = {"position_ids": inputs.position_ids_BL, "sequence_shapes": inputs.shapes}
             extra |= {"segments": inputs.segments} if inputs.segments is not None else {}
+            extra |= {"sequence_ranks": self._sequence} if inputs.piece is not None else {}
         elif self._by_length:  # otherwise the padding would count as part of its sequence
             extra = {"position_ids": inputs.position_ids_BL}
         with self.autocast():
@@ -264,6 +283,16 @@ class Backbone:
         if reason and sharing == "always":
             raise UserError(f"learning.share_prompts = 'always' is impossible for {name}: {reason}; use 'auto'")
         return Packing(not why, "never" if reason else sharing, token_budget, reason)
+
+    def _check_sequence(self) -> None:
+        """Raises UserError where rows of this model cannot be shared by several ranks."""
+        name = type(self.model).__name__
+        if not self.packing.flat or self._by_length:
+            raise UserError(
+                f"learning.sequence_parallel = {self._sequence.count} is impossible for {name}: {self.packing.why}; "
+                "set it to 1"
+            )
+        self._sequence.check_heads(name, self.model.config.get_text_config().num_attention_heads)
 
     def _try_packing(self) -> str:
         """Put a few tokens through the model in packed sequences; returns the reason why that fails, empty: it

@@ -20,6 +20,7 @@ from reasoner.learning.device import device_bytes
 from reasoner.learning.model.backbone import Backbone, Packing
 from reasoner.learning.model.logprobs import head_of, token_logprobs
 from reasoner.learning.model.model_weights import Dtype
+from reasoner.learning.sequence_parallel import WHOLE, SequenceRanks
 from reasoner.records import Group
 
 __all__ = ["Dtype", "Packing", "TorchPolicy"]
@@ -46,6 +47,7 @@ class TorchPolicy(Backbone):
         autocast: bool = True,
         weights: Path | None = None,
         lora: LoraConfig | None = None,
+        sequence: SequenceRanks = WHOLE,
     ) -> None:
         """Load the model.
 
@@ -63,10 +65,11 @@ class TorchPolicy(Backbone):
             weights: a folder that `ModelWeights.write_checkpoint` wrote: the weights, or those of the adapter, are read
                 from it; None: from `folder`.
             lora: freeze the model and put an adapter into it; None: without.
+            sequence: the ranks that put every row through the model together.
 
         Raises:
-            UserError: this model cannot be packed although `packing` is `packed`, or its prompts not be shared although
-                `share_prompts` is `always`, or it has no linear output layer.
+            UserError: this model cannot be packed although `packing` is `packed` or rows are shared, or its prompts not
+                be shared although `share_prompts` is `always`, or it has no linear output layer.
         """
         super().__init__(
             folder,
@@ -81,6 +84,7 @@ class TorchPolicy(Backbone):
             autocast=autocast,
             weights=weights,
             lora=lora,
+            sequence=sequence,
         )
         self._logit_chunk = logit_chunk
         self.head = head_of(self.model)
@@ -90,6 +94,36 @@ class TorchPolicy(Backbone):
         """Asked anew, because DeepSpeed moves the model to its device later."""
         vocabulary = self.model.config.get_text_config().vocab_size
         return choose_logit_chunk(self._logit_chunk, device_bytes(self.device), vocabulary)
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Nothing is trained any more: under autocast, keep the weights of linear layers in the bfloat16 in which they
+        are multiplied. Not a bit of the log-probabilities changes, and each takes 2 bytes instead of 4.
+
+        A layer keeps float32 where it may be multiplied in it: one that a short forward pass does not call, or calls
+        without autocast; and the output layer, whose weight an embedding may be, which is looked up.
+        """
+        if not self._autocast:
+            return
+        kinds: dict[nn.Linear, set[bool]] = {}
+        kind = self.device.type
+
+        def note(layer: nn.Module, _: tuple[object, ...]) -> None:
+            assert isinstance(layer, nn.Linear)
+            kinds.setdefault(layer, set()).add(torch.is_autocast_enabled(kind))
+
+        output = self.model.get_output_embeddings()
+        layers = [layer for layer in self.model.modules() if type(layer) is nn.Linear and layer is not output]
+        hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+        try:
+            with self.own_attention(), self.autocast():
+                self.model(input_ids=torch.zeros((1, 2), dtype=torch.int64, device=self.device), use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for layer, enabled in kinds.items():
+            if enabled == {True}:
+                layer.to(torch.bfloat16)
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
         """(R)(T) log-probability of every response token, `log_softmax(logits / temperature)`, without gradient."""
@@ -109,10 +143,16 @@ class TorchPolicy(Backbone):
         With `entropy` also (S,) the entropy of the distribution that each token was sampled from, else None.
         """
         hidden_SH = self.hidden(inputs)
+        entropies_S = None
         with self.autocast():
             if entropy:
-                return token_logprobs(hidden_SH, inputs.targets_S, self.head, temperature, self._chunk, entropy=True)
-            return token_logprobs(hidden_SH, inputs.targets_S, self.head, temperature, self._chunk), None
+                logprobs_S, entropies_S = token_logprobs(
+                    hidden_SH, inputs.targets_S, self.head, temperature, self._chunk, entropy=True
+                )
+            else:
+                logprobs_S = token_logprobs(hidden_SH, inputs.targets_S, self.head, temperature, self._chunk)
+        logprobs_S = self.gathered(logprobs_S, inputs)
+        return logprobs_S, None if entropies_S is None else self.gathered(entropies_S, inputs)
 
     def check(self, groups: Sequence[GroupRows], temperature: float) -> None:
         """Compare packed responses with plain forward passes over one sequence each, on the first batch (`compare`).

@@ -55,6 +55,7 @@ ALLOWED: Mapping[str, str] = {
     "learning.engine": ROUNDING,
     "learning.deepspeed.*": ROUNDING,
     "learning.token_budget": ROUNDING,
+    "learning.sequence_parallel": ROUNDING,
     "learning.logit_chunk": ROUNDING,
     "learning.gradient_checkpointing": ROUNDING,
     "learning.packing": ROUNDING,

@@ -1,7 +1,11 @@
-"""Who may ask a vLLM server for what: nobody without its key, no page in a browser, only for a run's own methods."""
+"""Who may ask a vLLM server for what: nobody without its key, no page in a browser, only for a run's own methods.
+
+And the one route of ours, by which a run without a shared folder has the server pull weights (`pull.py`).
+"""
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import os
@@ -10,6 +14,11 @@ import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+
+from reasoner.processes.scratch_folders import ScratchFolder
+from reasoner.sampling.server.pull import PullError, PullOrder, place_for, pull
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
@@ -22,6 +31,8 @@ METHODS = ("describe", "seed_sampling", "take_adapter", "take_weights")
 """of the workers, which a run calls (`vllm_worker.WorkerExtension`)"""
 MAX_CALL = 2**20
 """bytes of a request to call one of them"""
+PULL = "/pull_weights"
+"""route: the body is a `PullOrder`, the answer says in which folder of the server's machine the files are"""
 _OPEN = ("/health",)
 _CALL = "/collective_rpc"
 
@@ -37,6 +48,9 @@ class Guard:
     not this machine's: to the browser, a page whose name was made to lead here is from this server.
 
     Of the workers' methods only a run's own can be called: some of the others end the engine, or never answer.
+
+    Weights are pulled before the engine hears of them. They are removed once `take_weights` or
+    `take_adapter` of them is answered, when others are pulled, and with the process.
     """
 
     def __init__(self, app: App) -> None:
@@ -44,6 +58,8 @@ class Guard:
         self._key = os.environ.get(KEY, "")
         names = ("localhost", socket.gethostname(), socket.getfqdn(), os.environ.get(BOUND, ""))
         self._names = {name.lower() for name in names if name}
+        self._pulled: ScratchFolder | None = None
+        self._pulling = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Handle one request."""
@@ -51,17 +67,54 @@ class Guard:
             await self._app(scope, receive, send)
             return
         status, why = self._refusal(scope)
-        if not status and scope["path"].rstrip("/") == _CALL and scope.get("method") == "POST":
+        if status and scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": why})  # 403, before it was accepted
+            return
+        path = scope["path"].rstrip("/") if scope.get("method") == "POST" else ""
+        if not status and path == _CALL:
             body = await _body(receive)
             status, why = _refused_call(body)
             receive = _once(body or b"", receive)
-        if not status:
-            await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008, "reason": why})  # 403, before it was accepted
-        else:
+        elif not status and path == PULL:
+            status, why = await self._pull(await _body(receive), scope["client"][0])
+        if status:
             await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
             await send({"type": "http.response.body", "body": why.encode()})
+            return
+        await self._app(scope, receive, send)
+        if path == _CALL and self._pulled and str(self._pulled.path) in _arguments(body):
+            self._remove_pulled()
+
+    async def _pull(self, body: bytes | None, host: str) -> tuple[int, str]:
+        """Pull what an order from `host` names; returns status and the folder, or why not."""
+        try:
+            order = PullOrder.model_validate_json(body or b"")
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the order"
+            return 400, f"{place}: {first['msg']}"
+        async with self._pulling:
+            if not order.is_trial:
+                self._remove_pulled()
+            try:
+                folder = ScratchFolder("weights", place_for(order.size))
+            except (PullError, OSError) as error:
+                return 409, str(error)
+            try:
+                await asyncio.to_thread(pull, order, host, folder.path)
+            except (PullError, OSError) as error:
+                folder.remove()
+                return 409, str(error)
+            if order.is_trial:
+                folder.remove()
+            else:
+                self._pulled = folder
+            return 200, json.dumps({"folder": str(folder.path)})
+
+    def _remove_pulled(self) -> None:
+        if self._pulled:
+            self._pulled.remove()
+            self._pulled = None
 
     def _refusal(self, scope: Scope) -> tuple[int, str]:
         """Status and why; 0: the request may pass."""
@@ -131,6 +184,12 @@ def _refused_call(body: bytes | None) -> tuple[int, str]:
     if not isinstance(method, str) or method not in METHODS:
         return 404, f"no method {str(method)[:80]!r}; there are {', '.join(METHODS)}"
     return 0, ""
+
+
+def _arguments(body: bytes | None) -> list[Any]:
+    """Of a call that was let through."""
+    arguments = json.loads(body or b"{}").get("args")
+    return arguments if isinstance(arguments, list) else []
 
 
 def _once(body: bytes, receive: Any) -> Any:

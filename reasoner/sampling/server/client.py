@@ -1,6 +1,7 @@
 """One vLLM server over HTTP: vLLM's own routes, every answer checked before it is used.
 
     POST /inference/v1/generate   token ids in; token ids, log-probabilities and versions of the weights out
+    POST /pull_weights            ours (`auth.Guard`): pull these files from the run, where no folder is shared
     POST /collective_rpc          our worker extension (`vllm_worker`): what it is, take these weights, this seed
     POST /abort_requests          what runs is answered with what there is of it
     POST /pause, /resume          nothing is sampled while weights change
@@ -26,7 +27,8 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from reasoner.io.redaction import redact, redact_start
 from reasoner.sampling.base import Finish, TokenRequest
 from reasoner.sampling.responses import LONGEST_PATTERN
-from reasoner.sampling.server.auth import KEY
+from reasoner.sampling.server.auth import KEY, PULL
+from reasoner.sampling.server.pull import PULL_S, PullOrder
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -101,6 +103,8 @@ class Description(BaseModel):
     """What an engine is (`WorkerExtension.describe`)."""
 
     vllm: str
+    device: str
+    """`cuda`: single requests can be seeded; vLLM's CPU build cannot"""
     shape: dict[str, Any]
     dtype: str
     max_model_len: int
@@ -118,6 +122,11 @@ class _Receipts(BaseModel):
     results: Annotated[list[tuple[str, int]], Field(min_length=1)]
 
 
+class _Pulled(BaseModel):
+    folder: str
+    """on the server's machine"""
+
+
 class _Version(BaseModel):
     weight_version: str
 
@@ -131,6 +140,8 @@ class Server:
     """A client of the server at `url`; usable in one event loop."""
 
     url: str
+    seeds_requests: bool = False
+    """whether `generate` passes a request's seed on; `describe` finds out"""
     _http: httpx.AsyncClient = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -160,6 +171,7 @@ class Server:
             with attempt:
                 await self._check_route()
                 described = await self._rpc("describe", [str(folder)], SHORT_S, _Described)
+        self.seeds_requests = described.results[0].device == "cuda"
         return described.results[0]
 
     async def version(self) -> str:
@@ -201,6 +213,8 @@ class Server:
             "detokenize": bool(params.stop),
             "logprobs": 0,
         }
+        if self.seeds_requests:
+            wanted["seed"] = params.seed
         if params.stop_repetition:
             wanted["repetition_detection"] = {"max_pattern_size": LONGEST_PATTERN, "min_count": params.stop_repetition}
         body = {"request_id": name, "token_ids": list(request.token_ids), "sampling_params": wanted}
@@ -249,6 +263,20 @@ class Server:
             raise ServerError("answers log-probabilities of other tokens than those that it was given")
         logprobs = [at[token].logprob for token, at in zip(response, known, strict=True)]
         return logprobs, {span.version for choice in answer.choices for span in choice.weight_versions}
+
+    async def pull(self, order: PullOrder) -> Path:
+        """Have it pull the files of an order; its engine hears nothing of it.
+
+        Returns:
+            the folder with them, on its machine, until it has taken them or pulls others.
+
+        Raises:
+            ServerError: it did not; the message says why.
+        """
+        answer = await self._send("POST", PULL, order.model_dump(mode="json"), PULL_S + SHORT_S)
+        if answer.status_code == 409:
+            raise ServerError(f"did not pull the weights: {redact_start(answer.text, _SHOWN)}")
+        return Path(_checked(_good(answer), _Pulled).folder)
 
     async def take(self, folder: Path, name: str, seed: int, *, keep: bool = False) -> tuple[str, int]:
         """Load the weights in `folder`, call them `name`, and forget what the old ones computed.

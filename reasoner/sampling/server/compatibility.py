@@ -19,6 +19,7 @@ from reasoner.processes.machine import MEMORY_FOLDER, why_not_in_memory
 from reasoner.processes.scratch_folders import ScratchFolder
 from reasoner.sampling.factory import longest_context
 from reasoner.sampling.server.client import Description, Server, ServerError
+from reasoner.sampling.server.offer import WeightOffer
 from reasoner.sampling.vllm.messages import SHAPE
 
 
@@ -34,6 +35,8 @@ class ServerRequirements:
     max_model_len: int
     weights_folder: Path | None
     """through which it gets new weights; None: it keeps those that it has"""
+    may_pull: bool = False
+    """whether one that cannot read the folder pulls them over HTTP"""
 
     @classmethod
     def by(cls, config: Config, folder: Path | None, max_model_len: int, typed: str) -> ServerRequirements:
@@ -50,6 +53,7 @@ class ServerRequirements:
             dtype=config.model.dtype,
             max_model_len=max_model_len,
             weights_folder=Path(config.sampling.weights_folder or memory),
+            may_pull=config.sampling.weights_folder is None,
         )
 
     @classmethod
@@ -61,6 +65,25 @@ class ServerRequirements:
             f"--set sampling.max_prompt_tokens={max_model_len - 1} --set sampling.max_tokens=1"
         )
         return cls(command, _shape_of(folder), dtype, max_model_len, None)
+
+    def pulling(self, servers: Sequence[Server], descriptions: Sequence[Description]) -> list[Server]:
+        """Those that pull their weights over HTTP."""
+        pairs = zip(servers, descriptions, strict=True)
+        may = self.weights_folder is not None and self.may_pull
+        return [server for server, description in pairs if may and not description.reads_folder]
+
+    def way(self, urls: Sequence[str], descriptions: Sequence[Description]) -> str:
+        """How weights go to the servers, in words; empty: they keep theirs."""
+        if self.weights_folder is None:
+            return ""
+        pairs = zip(urls, descriptions, strict=True)
+        pulled = [url for url, description in pairs if not description.reads_folder]
+        if not pulled:
+            return f"weights through {self.weights_folder}"
+        others = (
+            "" if len(pulled) == len(urls) else f" to {', '.join(pulled)}, to the others through {self.weights_folder}"
+        )
+        return f"weights by HTTP pull{others}"
 
     def mistakes(self, description: Description) -> list[str]:
         """What is not as it must be, as ends of a sentence."""
@@ -81,7 +104,9 @@ class ServerRequirements:
                 description.generation_config != "vllm"
             ),
             f"cannot read what this run writes to {self.weights_folder}: set sampling.weights_folder to a folder that "
-            "both see under the same path": self.weights_folder is not None and not description.reads_folder,
+            "both see under the same path, or leave it out, and they are pulled over HTTP": (
+                self.weights_folder is not None and not self.may_pull and not description.reads_folder
+            ),
         }
         return [what for what, is_so in wrong.items() if is_so]
 
@@ -105,11 +130,17 @@ def preflight_servers(config: Config, typed: str) -> str:
         finally:
             await asyncio.gather(*(server.close() for server in servers))
 
-    return summary(config.sampling.servers, asyncio.run(ask()))
+    descriptions = asyncio.run(ask())
+    return f"{summary(config.sampling.servers, descriptions)}; {wanted.way(config.sampling.servers, descriptions)}"
 
 
-async def describe(servers: Sequence[Server], wanted: ServerRequirements) -> list[Description]:
+async def describe(
+    servers: Sequence[Server], wanted: ServerRequirements, *, try_pull: bool = True
+) -> list[Description]:
     """What every server is.
+
+    Args:
+        try_pull: have those that will pull their weights pull a small file.
 
     Raises:
         UserError: one cannot be used: with its address, why, and what to start it with.
@@ -122,10 +153,11 @@ async def describe(servers: Sequence[Server], wanted: ServerRequirements) -> lis
         ) from error
     with probe as folder:
         answers = await asyncio.gather(*(server.describe(folder) for server in servers), return_exceptions=True)
+    pulls = await _try_pull(wanted.pulling(*_described(servers, answers))) if try_pull else {}
     descriptions: list[Description] = []
     for server, answer in zip(servers, answers, strict=True):
         if isinstance(answer, Description):
-            mistakes = wanted.mistakes(answer)
+            mistakes = wanted.mistakes(answer) + pulls.get(server.url, [])
             descriptions.append(answer)
         elif isinstance(answer, ServerError):
             mistakes = [str(answer)]
@@ -138,6 +170,42 @@ async def describe(servers: Sequence[Server], wanted: ServerRequirements) -> lis
                 "(and the --config, --set and --plugin of the run)"
             )
     return descriptions
+
+
+def _described(servers: Sequence[Server], answers: Sequence[object]) -> tuple[list[Server], list[Description]]:
+    """Of the servers those that said what they are, and what they said."""
+    described = [
+        (server, answer) for server, answer in zip(servers, answers, strict=True) if isinstance(answer, Description)
+    ]
+    return [server for server, _ in described], [description for _, description in described]
+
+
+async def _try_pull(servers: Sequence[Server]) -> dict[str, list[str]]:
+    """Have servers pull a small file from this process; what came of it by their addresses, as ends of a sentence."""
+    if not servers:
+        return {}
+    refusals: dict[str, list[str]] = {}
+    with ScratchFolder("probe") as folder:
+        (folder / "trial").write_bytes(bytes(range(256)))
+        try:
+            offer = WeightOffer([server.url for server in servers])
+        except OSError as error:
+            return {server.url: [f"cannot be offered weights: {error.strerror}"] for server in servers}
+        try:
+            with offer.offering(folder, "trial") as order:
+                trial = order.model_copy(update={"is_trial": True})
+                answers = await asyncio.gather(*(server.pull(trial) for server in servers), return_exceptions=True)
+        finally:
+            offer.close()
+    for server, answer in zip(servers, answers, strict=True):
+        if isinstance(answer, ServerError):
+            refusals[server.url] = [
+                f"shares no folder with this run and {answer}; let it reach this machine, or set "
+                "sampling.weights_folder to a folder that both see under the same path"
+            ]
+        elif isinstance(answer, BaseException):
+            raise answer
+    return refusals
 
 
 def _shape_of(folder: Path) -> dict[str, Any]:

@@ -4,7 +4,9 @@ Unlike an engine of one's own, the servers hold nothing that the run can rely on
 first `load` comes before the first `sample`. Weights have a name that no other run uses, and every response says by
 which weights it was sampled: a server that was restarted, or that another run has given weights, contributes nothing.
 
-The same seed gives other responses: which server draws what, and in which order, depends on their load.
+The same seed gives other responses: which server draws what, and in which order, depends on their load. On CUDA every
+request has a seed of its own, whichever server draws it: what then differs is rounding, which depends on what is drawn
+together.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -32,6 +35,8 @@ from reasoner.sampling.base import Completed, TokenRequest
 from reasoner.sampling.responses import check_tokens, end_tokens, still_sampling
 from reasoner.sampling.server.client import Server, ServerError
 from reasoner.sampling.server.compatibility import ServerRequirements, describe, summary
+from reasoner.sampling.server.offer import WeightOffer
+from reasoner.sampling.server.pull import PullOrder
 from reasoner.sampling.server.scheduler import LostServer, RequestSchedule, ServerState
 
 T = TypeVar("T")
@@ -108,15 +113,21 @@ class ServerSampler:
             self._portal = stack.enter_context(start_blocking_portal())
             for server in self._servers:
                 stack.callback(self._portal.call, server.close)
-            descriptions = self._portal.call(describe, self._servers, wanted)
+            descriptions = self._portal.call(partial(describe, self._servers, wanted, try_pull=ranks.first))
+            self._pulling = {server.url for server in wanted.pulling(self._servers, descriptions)}
+            self._offer: WeightOffer | None = None
+            if self._pulling and ranks.first:
+                self._offer = WeightOffer(self._pulling)
+                stack.callback(self._offer.close)
             self._stack = stack.pop_all()
         self._sequences = {
             server.url: max(1, description.max_sequences // ranks.count)
             for server, description in zip(self._servers, descriptions, strict=True)
         }
+        sequences = f"up to {sum(self._sequences.values())} sequences at once"
         self.description = (
-            f"{summary(urls, descriptions)}; up to {sum(self._sequences.values())} sequences at once; the same seed "
-            "gives other responses"
+            f"{summary(urls, descriptions)}; {wanted.way(urls, descriptions)}; {sequences}; the same seed gives other "
+            "responses"
         )
 
     @property
@@ -125,7 +136,7 @@ class ServerSampler:
         return self._version
 
     def begin(self, seed: int) -> None:
-        """As in the protocol; the seed changes nothing."""
+        """As in the protocol; the noise is that of each request's own seed, or on a CPU of the servers' generators."""
         self._check_free("another seed")
         self._need_weights()
         self._end_schedule()
@@ -308,7 +319,7 @@ class ServerSampler:
         if not self._is_paused:
             self._check_free("new weights")
             self._end_schedule()
-        loaded = self._from_first_rank(lambda: self._portal.call(self._give, folder, version))
+        loaded = self._from_first_rank(lambda: self._offer_and_give(folder, version))
         back = [url for url in self._out if url not in loaded.out]
         self._lose_all(loaded.out)
         for url in back:
@@ -318,17 +329,14 @@ class ServerSampler:
         checksum, tensors = loaded.receipt
         return Receipt(version, checksum, tensors, time.monotonic() - started)
 
-    async def _give(self, folder: Path, version: int) -> _LoadedWeights:
+    def _offer_and_give(self, folder: Path, version: int) -> _LoadedWeights:
+        with ExitStack() as stack:
+            order = stack.enter_context(self._offer.offering(folder, self._name(version))) if self._offer else None
+            return self._portal.call(self._give, folder, version, order)
+
+    async def _give(self, folder: Path, version: int, order: PullOrder | None) -> _LoadedWeights:
         taken = await asyncio.gather(
-            *(
-                server.take(
-                    folder,
-                    self._name(version),
-                    self._seed_of(index, version),
-                    keep=self._is_paused and server.url not in self._out,
-                )
-                for index, server in enumerate(self._servers)
-            ),
+            *(self._give_to(server, index, folder, version, order) for index, server in enumerate(self._servers)),
             return_exceptions=True,
         )
         receipts: dict[str, tuple[str, int]] = {}
@@ -349,6 +357,14 @@ class ServerSampler:
         if len(set(receipts.values())) > 1:
             raise HandoverError(f"the servers read different weights from {folder}: {receipts}")
         return _LoadedWeights(next(iter(receipts.values())), out)
+
+    async def _give_to(
+        self, server: Server, index: int, folder: Path, version: int, order: PullOrder | None
+    ) -> tuple[str, int]:
+        if order and server.url in self._pulling:
+            folder = await server.pull(order)
+        keep = self._is_paused and server.url not in self._out
+        return await server.take(folder, self._name(version), self._seed_of(index, version), keep=keep)
 
     def _lose(self, url: str, reason: str) -> None:
         if url not in self._out:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from reasoner.errors import SamplerError
 from reasoner.models.tokenizer import open_tokenizer
@@ -22,9 +22,15 @@ from reasoner.sampling.vllm.messages import (
     Sleep,
     StartEngine,
     Submit,
+    Value,
     Wake,
 )
 from reasoner.sampling.vllm.process import EngineProcess
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reasoner.sampling.vllm.device_link import DeviceLink
 
 _NOBODYS = -1
 """the version of an engine without weights; others below 0 are of weights that were changed on purpose"""
@@ -51,6 +57,9 @@ class VllmSampler:
         self.end_tokens = end_tokens(Path(start.model), self.tokenizer)
         self._running: set[int] = set()
         self._is_paused = False
+        self._link: DeviceLink | None = None
+        self._why_not_on_device: str | None = None
+        """None: it has not been tried"""
         self._host = EngineProcess(start, log)
         self.description = self._host.description
 
@@ -107,11 +116,50 @@ class VllmSampler:
             # vLLM takes the old weights apart first: what it holds now are the weights of no version
             self.close()
             raise
+        return self._received(value, version, started)
+
+    def _received(self, value: Value, version: int, started: float) -> Receipt:
         if not isinstance(value, tuple):
             raise SamplerError(f"vLLM answered the load of version {version} with {value!r} instead of a receipt")
         self._version = version
         checksum, tensors = value
         return Receipt(version, checksum, tensors, time.monotonic() - started)
+
+    def why_not_on_device(self) -> str:
+        """Why it does not take weights from this process's GPU; empty: it does, which was tried once."""
+        if self._start.adapter_rank:
+            return "an adapter goes over alone"
+        if self._start.tensor_parallel > 1:
+            return f"the engine has {self._start.tensor_parallel} GPUs"
+        if self._why_not_on_device is None:
+            self._why_not_on_device = self._try_device()
+        return self._why_not_on_device
+
+    def _try_device(self) -> str:
+        from reasoner.sampling.vllm.device_link import DeviceLink
+
+        try:
+            self._link = DeviceLink(self._host)
+            return self._link.try_it()
+        except (RuntimeError, OSError) as error:  # of CUDA, or of the socket: the weights go as files
+            return f"CUDA IPC does not work here ({type(error).__name__}: {error})"
+
+    def load_on_device(self, weights: Iterable[tuple[str, Tensor]], version: int) -> tuple[Receipt, str]:
+        """As `load`, with weights on this process's GPU, after `why_not_on_device` found nothing.
+
+        Returns:
+            the receipt, and the checksum of what was sent.
+        """
+        started = time.monotonic()
+        self._check_free("new weights")
+        assert self._link is not None
+        try:
+            value, sent = self._link.give(weights, version)
+        except SamplerError:
+            self.close()
+            raise
+        receipt = self._received(value, version, started)
+        return receipt, sent.checksum
 
     def sleep(self) -> None:
         self._check_free("sleep")

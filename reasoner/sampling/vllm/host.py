@@ -45,6 +45,7 @@ from reasoner.sampling.vllm.messages import (
     Sleep,
     StartEngine,
     Submit,
+    TakeBuckets,
     Value,
     Wake,
     Working,
@@ -86,8 +87,9 @@ class EngineHost:
         self._has_sampled = False
         self._count, self._looked, self._got = 0, time.monotonic(), (0, 0)
         """requests that were completed; when progress was looked at, and what it was"""
+        sequences = self._engine.vllm_config.scheduler_config.max_num_seqs
         self.description = (
-            f"vllm {vllm.__version__}, {start.device}, {start.dtype}, up to {start.max_sequences} sequences at once"
+            f"vllm {vllm.__version__}, {start.device}, {start.dtype}, up to {sequences} sequences at once"
         )
 
     def serve(self) -> None:
@@ -124,6 +126,10 @@ class EngineHost:
             case ScoreRequest():
                 value = self._score(request)
             case Load():
+                value = self._load(request)
+            case TakeBuckets(version=None):
+                value = self._try_buckets(request)
+            case TakeBuckets():
                 value = self._load(request)
             case Sleep() if self._device == "cuda":
                 self._llm.sleep(level=2 if self._discards_weights else 1)
@@ -215,23 +221,35 @@ class EngineHost:
             **_repetition_detection(params.stop_repetition),
         )
 
-    def _load(self, request: Load) -> tuple[str, int]:
+    def _try_buckets(self, request: TakeBuckets) -> tuple[str, int] | str:
+        """The receipt of a trial, or why it failed."""
+        try:
+            ((checksum, tensors), *_) = self._llm.collective_rpc("take_buckets", args=(request.address, True))
+        except Exception as error:  # whatever it is, the weights go another way
+            traceback.print_exception(error)  # into the log
+            return f"{type(error).__name__}: {error}"
+        return checksum, tensors
+
+    def _load(self, request: Load | TakeBuckets) -> tuple[str, int]:
         if self._takes_adapters and self._running:
             raise SamplerError(
                 "vLLM cannot change an adapter under what it samples with it: set lora.handover = 'merged'"
             )
-        if self._takes_adapters:
+        if isinstance(request, TakeBuckets):
+            receipts = set(self._llm.collective_rpc("take_buckets", args=(request.address, False)))
+        elif self._takes_adapters:
             number = self._adapter.lora_int_id + 1 if self._adapter else 1
             self._adapter = LoRARequest(str(number), number, request.folder)
             receipts = set(self._llm.collective_rpc("take_adapter", args=(number, request.folder)))
         else:
             receipts = set(self._llm.collective_rpc("take_weights", args=(request.folder,)))
         if len(receipts) != 1:
-            raise SamplerError(f"vLLM's workers read different weights from {request.folder}: {sorted(receipts)}")
+            raise SamplerError(f"vLLM's workers read different weights in {request}: {sorted(receipts)}")
         if self._cache_sleeps:  # its memory was kept free for what loading needs beside the weights
             self._llm.wake_up(tags=["kv_cache"])
             self._cache_sleeps = False
         self._forget_prefixes()
+        assert request.version is not None
         self._version = request.version
         for state in self._states():
             versions = self._running[int(state.external_req_id)][state.request_index]
@@ -314,7 +332,6 @@ def engine_arguments(start: StartEngine) -> dict[str, Any]:
         "model": start.model,
         "dtype": start.dtype,
         "max_model_len": start.max_model_len,
-        "max_num_seqs": start.max_sequences,
         "trust_remote_code": start.trust_remote_code,
         # never a pickle
         "load_format": "safetensors",
@@ -327,6 +344,8 @@ def engine_arguments(start: StartEngine) -> dict[str, Any]:
         "seed": 0,
         "tensor_parallel_size": start.tensor_parallel,
     }
+    if start.max_sequences is not None:
+        common |= {"max_num_seqs": start.max_sequences}
     if start.adapter_rank:
         room = next(rank for rank in ADAPTER_RANKS if rank >= start.adapter_rank)
         common |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}

@@ -15,6 +15,8 @@ from reasoner.sampling.base import Completed, TokenRequest
 
 SHAPE = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads")
 """what tells models apart, as their configurations name it"""
+BUFFER_BYTES = 2**28
+"""of the GPU through which a learner's weights get to an engine on the same one (`buckets.py`)"""
 ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """for which vLLM makes room; an adapter's rank may be smaller"""
 
@@ -30,8 +32,8 @@ class StartEngine:
     """`cpu` or `cuda`; the host refuses when vLLM was built for the other"""
     max_model_len: int
     """tokens of prompt and response"""
-    max_sequences: int
-    """Responses that are sampled at the same time."""
+    max_sequences: int | None
+    """Responses that are sampled at the same time; None: as many as vLLM chooses by the GPU's memory."""
     memory_share: float
     """share of the GPU's memory (cuda)"""
     kv_cache_gib: float
@@ -102,6 +104,16 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeBuckets:
+    """Take the weights that come over a local socket and lie in a buffer on the GPU (`buckets.py`)."""
+
+    address: str
+    """of the socket"""
+    version: int | None
+    """None: a trial, whose weights are not loaded; the answer then may also say why it failed"""
+
+
+@dataclass(frozen=True, slots=True)
 class Sleep:
     """Give back memory; with `StartEngine.discards_weights` also the weights."""
 
@@ -117,7 +129,18 @@ class Close:
 
 
 Request = (
-    StartEngine | Begin | Submit | Abort | PauseSampling | ResumeSampling | ScoreRequest | Load | Sleep | Wake | Close
+    StartEngine
+    | Begin
+    | Submit
+    | Abort
+    | PauseSampling
+    | ResumeSampling
+    | ScoreRequest
+    | Load
+    | TakeBuckets
+    | Sleep
+    | Wake
+    | Close
 )
 
 

@@ -145,6 +145,19 @@ class EngineProcess:
             SamplerError: the request failed, or the host is gone.
         """
         self.send(request)
+        return self.reply()
+
+    @property
+    def has_replied(self) -> bool:
+        """Whether there is something to be read of what it says."""
+        return not self._replies.empty()
+
+    def reply(self) -> Value:
+        """The answer to the last request that has one, where `send` sent it.
+
+        Raises:
+            SamplerError: as `call`.
+        """
         self._is_calling = True
         while not isinstance(reply := self._replies.get(), Done):
             if isinstance(reply, Completed):

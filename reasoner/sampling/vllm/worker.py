@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 from collections import deque
+from collections.abc import Iterator
+from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from vllm.platforms import current_platform
 
 from reasoner.errors import SamplerError
 from reasoner.models.tensor_files import Digest, read_weights
+from reasoner.sampling.vllm.buckets import DeviceDigest, SharedBuffer, open_cuda, received_weights
 from reasoner.sampling.vllm.messages import SHAPE
 
 
@@ -30,6 +33,7 @@ class WorkerExtension:
     list_loras: Any
     model_runner: Any
     get_model: Any
+    _mapped: tuple[SharedBuffer, torch.Tensor] | None = None
 
     def seed_sampling(self, seed: int) -> None:
         """Seed what all requests without a seed of their own draw from: on a CPU that is torch's generator; on CUDA
@@ -41,15 +45,42 @@ class WorkerExtension:
     def take_weights(self, folder: str) -> tuple[str, int]:
         """Load every tensor of `folder`; returns checksum and number of what was read."""
         digest = Digest()
+        self._reload(read_weights(Path(folder), digest))
+        return digest.checksum, digest.tensors
+
+    def take_buckets(self, address: str, is_trial: bool) -> tuple[str, int]:
+        """Load the weights that the learner sends over the socket at `address` and puts into a buffer on this worker's
+        GPU; returns checksum and number of the copies that were made of them.
+
+        Args:
+            is_trial: they are not loaded.
+        """
+        digest = DeviceDigest()
+        with Client(address, "AF_UNIX") as channel:
+            weights = received_weights(channel, self._map_buffer, digest)
+            if is_trial:
+                deque(weights, maxlen=0)
+            else:
+                self._reload(weights)
+        checksum = digest.checksum
+        torch.cuda.empty_cache()  # the copies were made beside what vLLM may take of the GPU
+        return checksum, digest.tensors
+
+    def _map_buffer(self, shared: SharedBuffer) -> torch.Tensor:
+        """Mapped once and kept: the learner counts who has its buffer, and every mapping counts once."""
+        if self._mapped is None or self._mapped[0] != shared:
+            self._mapped = (shared, open_cuda(shared))
+        return self._mapped[1]
+
+    def _reload(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
         packed = self._unpack_experts() if current_platform.is_cpu() else {}
-        self.reload_weights(weights_iterator=read_weights(Path(folder), digest))
+        self.reload_weights(weights_iterator=weights)
         _pack_tied_again(self.get_model())
         if lost := [name for name, method in packed.items() if method.moe_kernel is None]:
             raise SamplerError(
                 f"vLLM did not take the experts of {len(lost)} layers ({lost[0]}, ...) from what it was given: it does "
                 "not know them by the names under which they were published. Set sampling.engine = 'hf'"
             )
-        return digest.checksum, digest.tensors
 
     def _unpack_experts(self) -> dict[str, Any]:
         """For the CPU vLLM packs experts when it makes their kernel, and a reload keeps that kernel: what it loads
@@ -74,6 +105,7 @@ class WorkerExtension:
         model = self.vllm_config.model_config
         return {
             "vllm": vllm.__version__,
+            "device": current_platform.device_type,
             "shape": {name: getattr(model.hf_text_config, name, None) for name in SHAPE},
             "dtype": str(model.dtype).removeprefix("torch."),
             "max_model_len": model.max_model_len,

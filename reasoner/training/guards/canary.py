@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from reasoner.errors import HandoverError
 from reasoner.learning.learner import PerturbableLearner
 from reasoner.records import Group, Prompt, SamplingParams
 from reasoner.sampling.base import Sampler
-from reasoner.training.weight_sync import Gap, Publisher, gap_of, verify_gap
+from reasoner.training.weight_sync import DevicePublisher, Gap, Publisher, gap_of, verify_gap
 
 PERTURBED = -2
 """version of weights that nobody may sample with"""
@@ -81,6 +81,10 @@ class Perturbed:
     def publish(self, folder: Path) -> str:
         """As of `Learner`."""
         return self.learner.publish(folder)
+
+    def device_weights(self) -> Iterator[tuple[str, Tensor]] | None:
+        """As of `DevicePublisher`."""
+        return self.learner.device_weights() if isinstance(self.learner, DevicePublisher) else None
 
 
 @dataclass

@@ -1,0 +1,260 @@
+"""The server's side of weights over HTTP: the files of a version, pulled from the run that asks for it (`offer.py`).
+
+A server pulls from the machine that asks it to and from no other: whoever may ask cannot have it read somewhere else.
+Every file is as long as the order says or is refused, is resumed where a connection broke, and has the order's checksum
+before anything is loaded. The receipt of what was loaded is the worker's (`vllm/worker.py`).
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+from threading import Event
+from typing import Annotated
+
+import xxhash
+from pydantic import BaseModel, ConfigDict, Field
+
+from reasoner.errors import SamplerError
+from reasoner.processes.machine import GIB, MEMORY_FOLDER, why_not_in_memory
+
+PULL_S = 900.0
+"""seconds that a pull may take"""
+BLOCK = 2**22
+"""bytes that are read at once"""
+_IDLE_S = 20.0
+"""seconds without a byte after which a connection counts as broken"""
+_STREAMS = 4
+"""files at the same time"""
+_FAILURES = 4
+"""connections in a row that bring nothing, after which the pull ends"""
+_PAUSE_S = 0.25
+"""seconds before the second of them; doubled before each further one"""
+
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")]
+"""of a file: never a path"""
+
+
+class PullError(SamplerError):
+    """The weights were not pulled; the message says why, as the end of a sentence."""
+
+
+class WeightFile(BaseModel):
+    """A file to pull."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: _Name
+    size: Annotated[int, Field(ge=0, le=2**44)]
+    """bytes"""
+    checksum: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    """XXH3 of the whole file, 128 bits"""
+
+
+class PullOrder(BaseModel):
+    """What a run tells a server to pull."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ports: dict[str, Annotated[int, Field(gt=0, lt=65536)]]
+    """address of the run's machine -> port on which the files are there"""
+    token: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{20,200}$", repr=False)]
+    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9:._-]{1,100}$")]
+    """name of the weights"""
+    files: Annotated[tuple[WeightFile, ...], Field(min_length=1, max_length=5000)]
+    is_trial: bool = False
+    """whether the files are removed as soon as they are there"""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    def place(self, host: str) -> tuple[str, int]:
+        """Address and port from which a server pulls whose run asks from the address `host`.
+
+        Raises:
+            PullError: the run does not listen there.
+        """
+        address = ipaddress.ip_address(host.partition("%")[0])
+        address = getattr(address, "ipv4_mapped", None) or address
+        if port := self.ports.get(str(address)):
+            return str(address), port
+        raise PullError(
+            f"the run asks from {address} and offers its weights at {', '.join(sorted(self.ports))}: something between "
+            "the two changes addresses (NAT, a proxy, a tunnel)"
+        )
+
+
+def place_for(size: int) -> Path:
+    """Where so many bytes are pulled to: memory where they fit, else the folder for temporary files.
+
+    Raises:
+        PullError: there is no room for them.
+    """
+    why = why_not_in_memory(size)
+    if not why:
+        return MEMORY_FOLDER
+    temporary = Path(tempfile.gettempdir())
+    free = shutil.disk_usage(temporary).free
+    if size >= free:
+        raise PullError(
+            f"the weights fit nowhere: {why}; {temporary} has {free / GIB:.2f} GiB free, "
+            f"{size / GIB:.2f} GiB are needed"
+        )
+    return temporary
+
+
+def pull(order: PullOrder, host: str, folder: Path) -> None:
+    """Write the files of an order into `folder`.
+
+    Args:
+        host: the address that the order came from.
+
+    Raises:
+        PullError: they could not be pulled, or are not what the order says.
+    """
+    names = [file.name for file in order.files]
+    if len(set(names)) < len(names):
+        raise PullError(f"the order names a file twice: {names}")
+    source = _Source(order, *order.place(host), time.monotonic() + PULL_S)
+    with ThreadPoolExecutor(_STREAMS) as pool:
+        pulls = [pool.submit(_pull_file, source, file, folder / file.name) for file in order.files]
+        try:
+            for running in pulls:
+                running.result()
+        finally:
+            source.over.set()
+            pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where the files of an order are."""
+
+    order: PullOrder
+    address: str
+    port: int
+    ends: float
+    """the moment after which nothing is read any more"""
+    over: Event = field(default_factory=Event)
+    """nobody waits for the files any more"""
+
+    def check_time(self, name: str, why: str = "") -> None:
+        """See whether there is time for more of a file.
+
+        Raises:
+            PullError: there is none.
+        """
+        if self.over.is_set():
+            raise PullError("another file could not be pulled")
+        if time.monotonic() > self.ends:
+            raise PullError(f"{name} was not there after {PULL_S:.0f} s{why}")
+
+
+def _pull_file(source: _Source, file: WeightFile, path: Path) -> None:
+    """Pull a file; a second time where it came damaged.
+
+    Raises:
+        PullError: it cannot be pulled, or comes damaged both times.
+    """
+    for _ in range(2):
+        checksum = _fetch(source, file, path)
+        if checksum == file.checksum:
+            return
+    raise PullError(
+        f"{file.name} of the weights {source.order.version!r} came twice with the checksum {checksum}, and the "
+        f"run's is {file.checksum}"
+    )
+
+
+def _fetch(source: _Source, file: WeightFile, path: Path) -> str:
+    """Write the whole file, over as many connections as it takes; returns its checksum."""
+    digest, failures = xxhash.xxh3_128(), 0
+    with _opened(path) as out:
+        while (have := out.tell()) < file.size:
+            try:
+                for block in _blocks(source, file, have):
+                    digest.update(block)
+                    _write(out, block)
+            except (OSError, http.client.HTTPException) as error:
+                failures = 1 if out.tell() > have else failures + 1
+                _pause(source, file, failures, error)
+    return digest.hexdigest()
+
+
+def _opened(path: Path) -> FileIO:
+    try:
+        return path.open("wb", buffering=0)  # nothing is left to be written at its end
+    except OSError as error:
+        raise PullError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _write(out: FileIO, block: memoryview) -> None:
+    try:
+        while block:
+            block = block[out.write(block) :]
+    except OSError as error:
+        raise PullError(f"{out.name!s} cannot be written: {error.strerror}") from None
+
+
+def _pause(source: _Source, file: WeightFile, failures: int, error: Exception) -> None:
+    """Wait before the next connection.
+
+    Raises:
+        PullError: there have been enough.
+    """
+    said = f" ({type(error).__name__}: {error})" if str(error) else f" ({type(error).__name__})"
+    if failures >= _FAILURES:
+        raise PullError(
+            f"http://{source.address}:{source.port} brought nothing {failures} times in a row{said}"
+        ) from None
+    source.check_time(file.name, said)
+    source.over.wait(_PAUSE_S * 2 ** (failures - 1))
+
+
+def _blocks(source: _Source, file: WeightFile, start: int) -> Iterator[memoryview]:
+    """What one connection brings of the file from a byte on.
+
+    Raises:
+        OSError, HTTPException: it broke off.
+        PullError: it is not what was asked for.
+    """
+    connection = http.client.HTTPConnection(source.address, source.port, timeout=_IDLE_S)
+    try:
+        headers = {"Authorization": f"Bearer {source.order.token}", "Range": f"bytes={start}-"}
+        connection.request("GET", f"/{source.order.version}/{file.name}", headers=headers)
+        with connection.getresponse() as answer:
+            _check_answer(answer, file, start)
+            left, room = file.size - start, memoryview(bytearray(min(BLOCK, file.size - start)))
+            while left:
+                source.check_time(file.name)
+                count = answer.readinto(room[: min(left, len(room))])
+                if not count:
+                    raise ConnectionError(f"{left} bytes are missing")
+                left -= count
+                yield room[:count]
+    finally:
+        connection.close()
+
+
+def _check_answer(answer: http.client.HTTPResponse, file: WeightFile, start: int) -> None:
+    """See whether an answer is the rest of the file.
+
+    Raises:
+        PullError: it is something else.
+    """
+    if answer.status != 206:
+        said = answer.read(300).decode(errors="replace")
+        raise PullError(f"the run refuses {file.name} with status {answer.status}: {said}")
+    wanted, there = f"bytes {start}-{file.size - 1}/{file.size}", answer.headers.get("Content-Range", "no part")
+    if there != wanted or answer.length != file.size - start:
+        raise PullError(f"of {file.name} {wanted} were asked for, and {there} came")
