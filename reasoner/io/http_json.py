@@ -174,8 +174,8 @@ class Service:
         except (OSError, http.client.HTTPException) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             raise UserError(
-                f"{without_query(self.url)} does not answer ({self._shown(reason)}): start it, or correct the address "
-                "in the options"
+                f"{without_query(self.url)} does not answer ({self._describe_answer(reason)}): start it, or "
+                "correct the address in the options"
             ) from None
 
     def hide(self, data: Any) -> Any:
@@ -184,7 +184,7 @@ class Service:
 
     def error(self, what: str, got: object) -> RemoteError:
         """What it did wrong, with the beginning of what came."""
-        return RemoteError(f"{without_query(self.url)} {self.hide(what)}; got {self._shown(got)}")
+        return RemoteError(f"{without_query(self.url)} {self.hide(what)}; got {self._describe_answer(got)}")
 
     def _describe_answer(self, got: object) -> str:
         text = got.decode(errors="replace") if isinstance(got, bytes) else str(got)
