@@ -38,8 +38,9 @@ def train(trainer: Trainer, *, gate: bool = False) -> Path:
     for step in range(trainer.run.steps + 1, steps + 1):
         trainer.check_time()
         trainer.evaluate(step - 1)
-        trainer.checkpoints.save_if_due()
-        timer = Timer()
+        timer = Timer(trainer.timeline)
+        with timer("checkpoint"):
+            trainer.checkpoints.save_if_due()
         terms = trainer.active_terms(step)
         batches = trainer.collect(step, terms, timer)
         with trainer.sampler_asleep(timer):

@@ -98,7 +98,7 @@ def measure(output: Path, problems: int, history: int, steps: int) -> tuple[floa
     step_s, redraw_s = [], []
     for step in range(history + 1, history + 1 + steps):
         started = time.perf_counter()
-        timer = Timer()
+        timer = Timer(trainer.timeline)
         terms = trainer.active_terms(step)
         batches = trainer.collect(step, terms, timer)
         trainer.offline["pairs"].at(step)

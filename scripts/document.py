@@ -184,8 +184,8 @@ def _meaning(parameter: Any) -> str:
 
 FOLDERS = {
     "rewards": "built-in reward sources (math, code, models, formats, answers, length, judges), tools and environments",
-    "tasks": "built-in tasks: math-gsm8k, math-python, calc, guess-number, math-500, aime24, aime25, code-mbpp, "
-    "code-humaneval, code-stdin, code-contests, instructions, ifeval",
+    "tasks": "built-in tasks: math-gsm8k, math-python, calc, calc-no-tool, guess-number, math-500, aime24, aime25, "
+    "code-mbpp, code-humaneval, code-stdin, code-contests, instructions, ifeval",
     "plugins": "examples: a method, verifiers (a unit, SQL, puzzles), all of reasoning-gym as tasks",
     "tests": "unit, integration (real vLLM, real processes), docs",
     "scripts": "quickstart, install, test, check, validate_gro, check_models, benchmarks",

@@ -21,6 +21,7 @@ from reasoner.evaluation.training_gate import judge_gate
 from reasoner.loading import load_config, to_toml
 from reasoner.monitoring.alarms import Warned
 from reasoner.monitoring.step_metrics import rollout_metrics
+from reasoner.monitoring.timer import StepTimeline
 from reasoner.records import Component, Failure, Group, Message, Problem, Response, ScoredGroup
 from reasoner.runs.folder import RunFolder, open_run
 from reasoner.runs.rollouts import to_rollouts
@@ -180,6 +181,13 @@ def _step(run: RunFolder, step: int, made: MadeUp, problems: int, skill: float) 
         "tokens_per_s/sample": rng.uniform(70, 90),
         "memory/rss_gib": 5.0 + 0.01 * step,
     }
+    spans: dict[str, tuple[tuple[float, float], ...]] = {
+        "handover": ((0.0, 1.5),),
+        "sampler": ((1.5, 14.0),),
+        "scoring": ((6.0, 14.1),),
+        "learner": ((14.1, 25.0),),
+    }
+    run.keep_timeline(StepTimeline(step, 25.0, spans))
     run.commit(step, metrics, to_rollouts(step, groups, credits, weights))
 
 

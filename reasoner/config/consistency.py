@@ -326,6 +326,12 @@ def _check_environment(config: Sections) -> None:
     """Responses with turns are sampled, and their format is one that the prompt can have."""
     environment = config.environment
     if environment is None:
+        for name, term in config.gro.terms.items():
+            if term.evidence.tokens == "observed":
+                raise ValueError(
+                    f"gro.terms.{name}.evidence.tokens = 'observed' reads what tools and environments write, and there "
+                    "are none: set environment.tools or environment.name, or leave the term out"
+                )
         return
     if config.gro.terms and not config.has_sampler:
         raise ValueError(

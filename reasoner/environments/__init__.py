@@ -12,6 +12,7 @@ Input: the turns of a response. Output: observations: messages to append, reward
 
 from reasoner.environments.base import EnvironmentFailedError, Environments, EnvironmentSession
 from reasoner.environments.choose import choose
+from reasoner.environments.host_client import CallMark
 from reasoner.environments.service import open_environments
 
-__all__ = ["EnvironmentFailedError", "EnvironmentSession", "Environments", "choose", "open_environments"]
+__all__ = ["CallMark", "EnvironmentFailedError", "EnvironmentSession", "Environments", "choose", "open_environments"]

@@ -8,6 +8,7 @@ import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import count
 
@@ -25,6 +26,8 @@ from reasoner.io.redaction import redact
 from reasoner.workers.host_process import CLOSE_S, HostProcess
 from reasoner.workers.lines import CANCEL, PRINTED
 
+CallMark = Callable[[], AbstractContextManager[None]]
+"""makes a context that is entered while a call runs"""
 LOOK_S = 1.0
 """seconds of silence between looks at the host"""
 SLACK_S = 60.0
@@ -35,15 +38,15 @@ _HOST = "the environment host, which runs tools and environments,"
 class HostClient:
     """The host, started; a thread of this process listens to it.
 
-    `tell` takes what a call printed, and which it was.
+    `tell` takes what a call printed, and which it was; `working` is entered for every call.
 
     Raises:
         ConfigError: the host refuses the configuration.
         EnvironmentsError: it did not start.
     """
 
-    def __init__(self, plan: bytes, tell: Callable[[str], None]) -> None:
-        self._tell = tell
+    def __init__(self, plan: bytes, tell: Callable[[str], None], working: CallMark = nullcontext) -> None:
+        self._tell, self._working = tell, working
         self._host = HostProcess("environments", "reasoner.environments.workers.host", plan)
         self._waiting: dict[int, tuple[str, Future[CallOutcome]]] = {}
         """call -> what it is, and who waits for it"""
@@ -95,7 +98,8 @@ class HostClient:
             self._longest = max(self._longest, timeout_s)
         self._host.send(dump_call(call, seat, timeout_s, request))
         try:
-            return await self._outcome(future)
+            with self._working():
+                return await self._outcome(future)
         except asyncio.CancelledError:
             if not self._host.closed:
                 self._host.send(b"%b %d\n" % (DROP, call))

@@ -6,12 +6,13 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Self
 
 from reasoner.config import EnvironmentConfig
 from reasoner.environments.choose import ConfiguredEnvironment, choose
-from reasoner.environments.host_client import HostClient
+from reasoner.environments.host_client import CallMark, HostClient
 from reasoner.environments.session import ResponseSession, SessionContext
 from reasoner.environments.workers.protocol import CallOutcome, EnvironmentPlan, dump_environment_plan
 from reasoner.errors import nearest
@@ -29,6 +30,7 @@ class EnvironmentService:
         say: takes what is worth knowing, each once: that a tool leaves its worker changed.
         fail: takes the first failure of everything that raised, with the end of its traceback.
         log: takes what tools and environments print.
+        working: entered while a call runs.
 
     Raises:
         ConfigError: a plugin, a name or an option is wrong.
@@ -44,13 +46,14 @@ class EnvironmentService:
         say: Callable[[str], None] = lambda text: None,
         fail: Callable[[str], None] = lambda text: None,
         log: Callable[[str], None] = lambda text: None,
+        working: CallMark = nullcontext,
     ) -> None:
         self._config, self._chosen = config, chosen
         self._say, self._fail = say, fail
         self._noted: set[str] = set()
         self._places: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
         plan = dump_environment_plan(EnvironmentPlan(config, tuple(plugins), os.getpid()))
-        self._client = HostClient(plan, log)
+        self._client = HostClient(plan, log, working)
         self._context = SessionContext(config, chosen, self._client, self._note)
 
     @property
@@ -120,6 +123,7 @@ def open_environments(
     plugins: Sequence[str] = (),
     say: Callable[[str], None] = lambda text: None,
     log: Callable[[str], None] = lambda text: None,
+    working: CallMark = nullcontext,
 ) -> EnvironmentService:
     """The tools and the environment that a section names.
 
@@ -127,6 +131,7 @@ def open_environments(
         plugins: files that register them, where no installed distribution does.
         say: takes what is worth knowing, each once.
         log: takes what tools and environments print, and the end of the traceback of what raised, the first time.
+        working: entered while a call runs.
 
     Raises:
         ConfigError: a plugin, a name or an option is wrong.
@@ -134,4 +139,4 @@ def open_environments(
     """
     manager = hooks.build_manager(plugins)
     chosen = choose(config, hooks.tools(manager), hooks.environments(manager))
-    return EnvironmentService(config, chosen, plugins, say=say, fail=log, log=log)
+    return EnvironmentService(config, chosen, plugins, say=say, fail=log, log=log, working=working)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from reasoner.gro.spec.terms import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class ObjectiveInputs:
     valid_NG: Tensor
     """Bool; False where the response abstained."""
     mask_RT: Tensor
-    """Bool; True for tokens that the policy wrote."""
+    """Bool; True for tokens that the policy wrote: those that terms read."""
     truncated_R: Tensor | None = None
     """Bool; True for responses that were cut at the length limit."""
     greedy_N: Tensor | None = None
@@ -47,6 +49,22 @@ class ObjectiveInputs:
     """What the environment gave after each of at most M turns, as a part of the total reward, right-padded with 0."""
     tasks_N: Tensor | None = None
     """Which task of a mixture each group is of, as a number; None: there is one task."""
+    observed_RT: Tensor | None = None
+    """Bool; True for tokens that the environment wrote; None: it wrote none."""
+
+    def reading(self, tokens: Tokens) -> ObjectiveInputs:
+        """The inputs of a term that reads these tokens: they are those of the mask.
+
+        >>> written_RT = torch.tensor([[True, False, True]])
+        >>> one, valid = torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool)
+        >>> inputs = ObjectiveInputs(one, valid, written_RT, observed_RT=~written_RT)
+        >>> inputs.reading("observed").mask_RT
+        tensor([[False,  True, False]])
+        """
+        if tokens == "written":
+            return self
+        observed_RT = torch.zeros_like(self.mask_RT) if self.observed_RT is None else self.observed_RT
+        return replace(self, mask_RT=observed_RT)
 
     @property
     def valid_R(self) -> Tensor:  # noqa: N802  axes in names

@@ -50,7 +50,7 @@ class TermPlan:
     z0: float
     """Estimate of KL(theta || reference) over the batch, for the anchor `kl`, nats."""
     tokens: int
-    """Tokens that the policy wrote, in responses that count."""
+    """Tokens that the term reads, in responses that count."""
 
     @property
     def active_R(self) -> Tensor:  # noqa: N802  axes in names
@@ -85,6 +85,7 @@ def credit_of(term: Term, inputs: ObjectiveInputs) -> Tensor:
     Raises:
         ValueError: as `credit`.
     """
+    inputs = inputs.reading(term.evidence.tokens)
     pairs_P2 = _pairs(term, inputs, _counted(term, inputs))
     credit_RT = credit(term, inputs, pairs_P2)
     return masked(credit_RT, inputs.mask_RT) if credit_RT.shape[1] > 1 else credit_RT
@@ -136,6 +137,7 @@ def plan(
         z0: the batch's KL estimate for the anchor `kl`; None: from the sampler's log-probabilities.
         rows: the mini-batch's responses (whole groups), over which Z is taken; None: all.
     """
+    inputs = inputs.reading(term.evidence.tokens)
     inside_R = torch.ones_like(inputs.valid_R) if rows is None else torch.zeros_like(inputs.valid_R)
     if rows is not None:
         inside_R[torch.tensor(rows, dtype=torch.int64)] = True
@@ -159,6 +161,8 @@ def plan(
 def _counted(term: Term, inputs: ObjectiveInputs) -> Tensor:
     """bool (R,): responses of the batch that a term takes into account."""
     counted_R = inputs.valid_R if term.needs_reward else torch.ones_like(inputs.valid_R)
+    if term.evidence.tokens == "observed":  # a response that read nothing is no zero in a mean over what was read
+        counted_R = counted_R & (inputs.lengths_R > 0)
     if term.mask_truncated and inputs.truncated_R is not None:
         return counted_R & ~inputs.truncated_R
     return counted_R
@@ -263,16 +267,22 @@ def weigh(
     Raises:
         ValueError: a term needs log-probabilities or entropies that are not there.
     """
-    micro = _MicroInputs.from_rows(inputs, torch.tensor(rows, dtype=torch.int64), logprobs_RT, entropies_RT)
+    at, given = torch.tensor(rows, dtype=torch.int64), (logprobs_RT, entropies_RT)
+    micros = {
+        tokens: _MicroInputs.from_rows(inputs.reading(tokens), at, *given)
+        for tokens in {plan.term.evidence.tokens for plan in plans}
+    }
     weights_RT = torch.zeros_like(logprobs_RT)
     entropy_RT = torch.zeros_like(logprobs_RT) if any(plan.term.entropy for plan in plans) else None
     diagnostics = {}
     for plan in plans:
+        micro = micros[plan.term.evidence.tokens]
         leaf_RT = logprobs_RT.detach().requires_grad_()
         with torch.enable_grad():
             value, cut_RT = _loss(plan, micro, leaf_RT)
             (gradient_RT,) = torch.autograd.grad(value, leaf_RT, allow_unused=True)
-        own_RT = torch.zeros_like(leaf_RT) if gradient_RT is None else -gradient_RT
+        # masked once more: the slope of a plugin's link may be infinite where there is nothing
+        own_RT = torch.zeros_like(leaf_RT) if gradient_RT is None else masked(-gradient_RT, micro.mask_RT)
         weights_RT += plan.weight * own_RT
         if entropy_RT is not None and plan.term.entropy:
             entropy_RT += plan.weight * plan.term.entropy * masked(_token_scale(plan, micro), micro.mask_RT)

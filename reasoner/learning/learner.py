@@ -26,7 +26,8 @@ WeightFunction = Callable[[Sequence[int], Tensor, Tensor | None], Weights]
 they were packed. The outputs are log-probabilities, or a critic's values; the entropies are those of the positions'
 distributions, in nats, None where they are not computed. Called once per micro-batch. All tensors are float32 (float64
 for float64 models) on the learner's device, right-padded to the longest response of the call; outputs and entropies
-carry no gradient and are 0 at padding. Where the policy mask is False the learner ignores the weights."""
+carry no gradient and are 0 at padding. A token that teaches nothing has the weight 0, whoever wrote it; weights of the
+entropy are ignored where the policy mask is False."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 Input: groups and figures of steps. Output: lines, a live view, warnings and trackers.
 
-    step_metrics.py, timer.py   figures of a step; the time of its stages
+    step_metrics.py, timer.py   figures of a step; the time of its stages, who worked when
     metrics.py                  every metric's name with unit and meaning
     alarms.py                   figures that say that a run goes wrong
     choose.py, view.py          which view; what all views are told

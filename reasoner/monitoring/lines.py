@@ -11,6 +11,15 @@ from reasoner.monitoring.alarms import Warned
 from reasoner.monitoring.format import duration, interval, number
 from reasoner.monitoring.metrics import by_task, find, headline, sources
 
+STAGES = {
+    "sample": "sampling",
+    "score_wait": "scores",
+    "update": "update",
+    "handover": "hand-over",
+    "check": "check",
+    "checkpoint": "saving",
+}
+"""stages of a step in short: their names on one line"""
 RECENT = 5
 """steps whose mean time predicts the rest"""
 
@@ -24,7 +33,7 @@ def facts(chosen: Mapping[str, str]) -> str:
 def step(number_: int, total: int, history: Sequence[Mapping[str, float]]) -> str:
     """One line per step: the rewards, the lengths, what may go wrong, speed and time left."""
     metrics = history[-1]
-    names = headline(metrics)
+    names = [*headline(metrics), "tools/calls", "tools/malformed", "tools/failed"]
     names += ["response/finished", "response/length_mean", "response/entropy", "groups/no_credit", "gap/mean"]
     names += ["tokens_per_s/sample"]
     parts = [f"{label(name)} {_shown(name, metrics)}" for name in names if name in metrics]
@@ -33,6 +42,20 @@ def step(number_: int, total: int, history: Sequence[Mapping[str, float]]) -> st
     left = time_left(history, total - number_)
     parts += [] if left is None else [f"left about {duration(left)}"]
     return f"step {number_:>{len(str(total))}}/{total}  " + ", ".join(parts + alerts(metrics))
+
+
+def whereabouts(metrics: Mapping[str, float]) -> str:
+    """Where the time of a step went, and who was idle: `sampling 62%, update 31%; idle: sampler 38%, learner 67%`;
+    empty where that was not measured."""
+    total = metrics.get("time/total", 0.0)
+    if not total:
+        return ""
+    shares = {name: metrics.get(f"time/{stage}", 0.0) / total for stage, name in STAGES.items()}
+    went = ", ".join(f"{name} {100 * share:.0f}%" for name, share in shares.items() if share >= 0.005)
+    idle = ", ".join(
+        f"{who} {number(metrics[f'idle/{who}'], 'share')}" for who in ("sampler", "learner") if f"idle/{who}" in metrics
+    )
+    return f"{went}; idle: {idle}" if went and idle else went
 
 
 def new(warnings: Sequence[Warned], step_: int) -> list[Warned]:
@@ -99,6 +122,9 @@ def label(name: str) -> str:
         return _of(task, label(name))
     short = {
         "reward/mean": "reward",
+        "tools/calls": "calls",
+        "tools/malformed": "malformed calls",
+        "tools/failed": "failed results",
         "response/finished": "finished",
         "response/length_mean": "length",
         "response/entropy": "entropy",

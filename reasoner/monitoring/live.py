@@ -33,6 +33,9 @@ BESIDE_BAR = 48
 PER_SECOND = 4
 """redraws; each is one write, so that nothing flickers"""
 SHOWN = (
+    "tools/calls",
+    "tools/malformed",
+    "tools/failed",
     "response/length_mean",
     "response/finished",
     "response/entropy",
@@ -157,10 +160,18 @@ class LiveView:
             bar.bar_width = max(BAR[0], min(BAR[1], self._console.width - BESIDE_BAR))
         parts: list[RenderableType] = [self._steps, self._stages]
         if self._recent:
+            parts += self._whereabouts(self._recent[-1])
             parts += [self._line(alert, "bold red") for alert in lines.alerts(self._recent[-1])]
         parts += [self._line(f"since step {warning.step}: {warning.what}", "yellow") for warning in self._warnings]
         rows = [*self._rewards(), *self._evaluation(), *self._of_metrics(SHOWN)]
         return Group(*parts, self._table(rows)) if rows else Group(*parts)
+
+    def _whereabouts(self, metrics: Mapping[str, float]) -> Iterable[Text]:
+        """One line, whatever the width; none where it was not measured."""
+        if text := lines.whereabouts(metrics):
+            shown = Text(f"last step  {text}", style="dim")
+            shown.truncate(self._console.width, overflow="crop" if self._ascii_only else "ellipsis")
+            yield shown
 
     def _line(self, text: str, style: str) -> Text:
         shown = Text(f"! {text}", style=style)

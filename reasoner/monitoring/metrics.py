@@ -48,10 +48,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("groups/no_credit", "share", "groups with fewer than two different rewards: nothing to compare"),
     Metric("response/length_mean", "tokens", "response length: the tokens that the policy wrote"),
     Metric("response/finished", "share", "responses that ended on their own, not at the limit of tokens or turns"),
-    Metric("turns/mean", "count", "turns of the policy per response; of tasks with `[environment]`, as the next six"),
+    Metric("turns/mean", "number", "turns of the policy per response; of tasks with `[environment]`, as the next six"),
     Metric("turns/observed_mean", "tokens", "tokens per response that the policy read between its turns: results of "
         "tools and messages of the environment"),
-    Metric("tools/calls", "count", "tool calls per response"),
+    Metric("tools/calls", "number", "tool calls per response"),
     Metric("tools/malformed", "share", "tool calls that could not be made: unreadable, to no tool, or with arguments "
         "that do not fit"),
     Metric("tools/failed", "share", "results of tools that are errors: the tool raised, took too long, or its worker "
@@ -115,7 +115,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("time/update", "s", "annotating, credit and update"),
     Metric("time/handover", "s", "writing the weights and loading them into the sampler"),
     Metric("time/check", "s", "comparing the sampler's log-probabilities with the learner's"),
+    Metric("time/checkpoint", "s", "writing a checkpoint of the step before; 0 where none was due"),
     Metric("time/total", "s", "the whole step"),
+    Metric("idle/sampler", "share", "share of the step in which nothing was being sampled; the report has a timeline"),
+    Metric("idle/learner", "share", "share of the step in which the learner neither updated nor checked the sampler"),
     Metric("tokens/sampled", "tokens", "tokens sampled, dropped groups and greedy responses included"),
     Metric("tokens_per_s/sample", "tokens/s", "sampled tokens / sampling time"),
     Metric("task/<task>/share", "share", "groups of the step that are of this part of a mixture. All figures of "

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import psutil
 
+from reasoner.monitoring.timer import StepTimeline
 from reasoner.plugins.reward_api import TEXT_ONLY
 from reasoner.records import Component, Response, ScoredGroup
 
@@ -136,6 +137,16 @@ def _component_metrics(rows: Sequence[Sequence[Component]], conditions: Conditio
         values[f"{name}/failed"] = fmean(component.failure is not None for component in components)
         values[f"{name}/seconds"] = fmean(component.seconds for component in components)
     return values
+
+
+def idle_metrics(timeline: StepTimeline, sampling: bool) -> dict[str, float]:
+    """The share of a step in which sampler and learner did nothing.
+
+    Args:
+        sampling: whether the run samples for its updates.
+    """
+    idle = {"idle/learner": 1.0 - timeline.busy("learner")}
+    return idle | ({"idle/sampler": 1.0 - timeline.busy("sampler")} if sampling else {})
 
 
 def memory_metrics(device: str) -> dict[str, float]:

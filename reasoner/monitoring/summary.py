@@ -46,6 +46,7 @@ PHASES = {
     "time/update": "update",
     "time/handover": "hand-over",
     "time/check": "log-probability check",
+    "time/checkpoint": "checkpoints",
 }
 
 REST, ELSE = "rest of the steps", "everything else"

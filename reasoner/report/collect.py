@@ -17,13 +17,15 @@ from reasoner.io.serialization import read_jsonl
 from reasoner.monitoring.alarms import Warned
 from reasoner.monitoring.lines import alerts
 from reasoner.monitoring.summary import PHASES, REST, gate_lines, time_by_phase, verdicts
+from reasoner.monitoring.timer import StepTimeline
 from reasoner.report.charts.series import Series
 from reasoner.report.charts.svg import Bars
+from reasoner.report.charts.timeline import STEPS
 from reasoner.report.choose import RolloutFile, rollout_files
 from reasoner.report.compare import EvaluationComparison, before_and_after, between, settings
 from reasoner.report.panels import Panel, PanelSection, Spread, evaluation_panels, panels
 from reasoner.runs.examples import read_examples
-from reasoner.runs.folder import read_gate
+from reasoner.runs.folder import TIMELINE, read_gate
 from reasoner.runs.reader import SavedRun, read_runs
 
 _SHARE = re.compile(r"([\d.]+)%")
@@ -50,6 +52,8 @@ class RunReport:
     """by stage, over the whole run"""
     stages: Bars | None
     """seconds by stage and step; None: no step is committed"""
+    timeline: tuple[StepTimeline, ...]
+    """who worked when, of the last steps"""
     comparison: EvaluationComparison | None
     """before and after training"""
     files: tuple[RolloutFile, ...]
@@ -126,6 +130,7 @@ def _run_report(index: int, run: SavedRun, files: Sequence[RolloutFile], example
         warnings=tuple(read_jsonl(warnings, Warned, appended=True, most=LARGE_BYTES) if is_there(warnings) else ()),
         seconds=time_by_phase(run.metrics, run.times.set_up, run.times.evaluation, run.times.total),
         stages=_stages(run),
+        timeline=_timeline(run),
         comparison=before_and_after(run),
         files=tuple(files),
     )
@@ -145,6 +150,16 @@ def _stages(run: SavedRun) -> Bars | None:
         for at, metrics in enumerate(run.metrics)
     )
     return Bars("stage-times", "Stage times", (*parts, Series(REST, len(PHASES), steps, others)))
+
+
+def _timeline(run: SavedRun) -> tuple[StepTimeline, ...]:
+    """Of the last steps; none where the run did not keep it."""
+    file = run.folder / TIMELINE
+    if not run.metrics or not is_there(file):
+        return ()
+    committed = {metrics["step"] for metrics in run.metrics}
+    found = read_jsonl(file, StepTimeline, appended=True, most=LARGE_BYTES)
+    return tuple(each for each in found[-STEPS - 1 :] if each.step in committed)[-STEPS:]
 
 
 def _alerts(history: Sequence[Mapping[str, float]]) -> Iterator[str]:

@@ -27,6 +27,7 @@ from reasoner.monitoring.format import duration, interval
 from reasoner.report.charts import svg
 from reasoner.report.charts.series import Series, thin
 from reasoner.report.charts.svg import Bars
+from reasoner.report.charts.timeline import timeline_chart
 from reasoner.report.collect import ReportData, RunReport
 from reasoner.report.compare import EvaluationComparison, when
 from reasoner.report.panels import Panel
@@ -112,6 +113,7 @@ def _helpers() -> dict[str, Any]:
         "shown_units": ("tokens", "tokens/s", "s", "GiB", "nats", "count"),
         "draw": _draw,
         "stage_chart": _stage_chart,
+        "timeline": _timeline,
         "figures": _figures,
         "times": _times,
         "ended": ended,
@@ -155,6 +157,14 @@ def _stage_chart(chart: Bars) -> Markup:
     return Markup('<figure class="chart"><figcaption>Seconds by step</figcaption>{}</figure>').format(
         Markup(svg.bars(chart))
     )
+
+
+def _timeline(report: RunReport) -> Markup:
+    count = len(report.timeline)
+    return Markup(
+        '<figure class="chart timeline"><figcaption>Who worked when <span class="unit">{}, seconds</span>'
+        '</figcaption><div class="scroll">{}</div></figure>'
+    ).format(f"the last {count} steps" if count > 1 else "the last step", Markup(timeline_chart(report.timeline)))
 
 
 def _figures(comparison: EvaluationComparison) -> list[dict[str, Any]]:

@@ -57,6 +57,9 @@ _ROWS = (
     _Row("curves", "Entropy", ("response/entropy", "entropy")),
     _Row("curves", "Gap between sampler and learner", ("gap/mean",)),
     _Row("curves", "Failed and abstained", ("reward/abstained", "reward/<source>/failed"), False),
+    _Row("curves", "Tool calls per response", ("tools/calls",)),
+    _Row("curves", "Calls and results that failed", ("tools/malformed", "tools/failed", "environment/failed")),
+    _Row("curves", "Idle share of a step", ("idle/sampler", "idle/learner")),
     _Row("curves", "Sampling speed", ("tokens_per_s/sample",)),
     _Row("curves", "Memory", ("memory/rss_gib", "memory/device_gib")),
     _Row("objective", "{term}: mass of the weights", ("term/<term>/positive", "term/<term>/negative")),
@@ -76,6 +79,11 @@ _SHORT = {
     "memory/device_gib": "GPU",
     "response/entropy": "estimated",
     "entropy": "exact",
+    "tools/malformed": "calls that could not be made",
+    "tools/failed": "results that are errors",
+    "environment/failed": "environments that failed",
+    "idle/sampler": "sampler",
+    "idle/learner": "learner",
 }
 _HIDDEN = re.compile(r"step|time/.*")
 """the stage times have a section of their own"""

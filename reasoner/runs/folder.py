@@ -10,6 +10,7 @@
         gate.json           what the untrained policy gets right of a few training problems (`TrainingGate`)
         evaluations.jsonl   one `Evaluated` per evaluation
         warnings.jsonl      one object per warning: step, name, what was seen, what to try
+        timeline.jsonl      one object per step: who worked when (`StepTimeline`)
         rollouts/           step-000010.parquet, eval-000010.parquet: every response with its scores
         not-finite/         step-000010.parquet: the responses of an update that was not finite (`NonFiniteResponse`)
         checkpoints/        step-000020/: what a resumed run goes on from (`reasoner.runs.checkpoints`)
@@ -52,6 +53,7 @@ from reasoner.runs.rollouts import storable_rollouts
 from reasoner.runs.starts import ENVIRONMENT, record_start
 
 CONFIG, IDENTITY, LOG, GATE = "config.toml", "identity.json", "log.txt", "gate.json"
+TIMELINE = "timeline.jsonl"
 METRICS_BYTES = 2 * 2**30
 """of metrics and of evaluations; a step has some 3 kB of metrics"""
 MOST_PROBLEMS = 200_000
@@ -176,6 +178,15 @@ class RunFolder:
         with self._writing("warnings.jsonl"):
             for warning in warnings:
                 append_line(self.folder / "warnings.jsonl", to_json(warning))
+
+    def keep_timeline(self, timeline: Any) -> None:
+        """Keep who worked when in a step that is about to be committed.
+
+        Raises:
+            RunError: the disk is full or the folder is gone.
+        """
+        with self._writing(TIMELINE):
+            append_line(self.folder / TIMELINE, to_json(timeline))
 
     def keep_nonfinite(self, step: int, nonfinite: Sequence[NonFiniteResponse]) -> Path:
         """Keep the responses of an update that was not finite; returns their file.
@@ -321,7 +332,7 @@ def start_run(folder: Path, config_toml: str, chosen: Mapping[str, str]) -> RunF
         OSError: it cannot be written.
     """
     lock = Lock(folder)
-    for name in ("metrics.jsonl", "evaluations.jsonl", "warnings.jsonl", "log.txt"):
+    for name in ("metrics.jsonl", "evaluations.jsonl", "warnings.jsonl", TIMELINE, "log.txt"):
         (folder / name).touch()
     (folder / "rollouts").mkdir(exist_ok=True)
     replace_text(folder / CONFIG, config_toml)

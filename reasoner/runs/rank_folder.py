@@ -60,6 +60,9 @@ class RankFolder(RunFolder):
     def warn(self, warnings: Sequence[Any]) -> None:
         pass
 
+    def keep_timeline(self, timeline: Any) -> None:
+        pass
+
     def keep_nonfinite(self, step: int, nonfinite: Sequence[NonFiniteResponse]) -> Path:
         return self.folder.parents[1] / "not-finite" / f"step-{step:06}.parquet"
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
@@ -33,6 +34,7 @@ from reasoner.loading import Resolved, to_toml
 from reasoner.monitoring.alarms import AlarmMonitor
 from reasoner.monitoring.choose import open_view
 from reasoner.monitoring.plain import PlainView
+from reasoner.monitoring.timer import Timeline
 from reasoner.monitoring.tracking import Trackers
 from reasoner.monitoring.view import View, Views
 from reasoner.planning.decide import decide
@@ -98,7 +100,8 @@ def open_trainer(resolved: Resolved, resume: Resume | None = None) -> Iterator[T
         base = stack.enter_context(_open_base(resolved, decisions, ranks, place, changes))
         prefetcher = stack.enter_context(Prefetcher())
         terms = _bound_terms(base)
-        evaluator = stack.enter_context(_open_evaluator(base)) if config.has_sampler else None
+        timeline = Timeline()
+        evaluator = stack.enter_context(_open_evaluator(base, timeline)) if config.has_sampler else None
         base.view.message("loading the learner")
         learner = open_learner(_with_handover(base.config, decisions), decisions, base.folder, ranks, checkpoint)
         _match_rotation(base, learner.policy)
@@ -119,10 +122,11 @@ def open_trainer(resolved: Resolved, resume: Resume | None = None) -> Iterator[T
             critic=_build_critic(base, checkpoint / CRITIC if checkpoint else None),
             evaluator=evaluator,
             held_out=_build_held_out(base, terms, learner, reference),
-            collector=_build_collector(base, evaluator),
+            collector=_build_collector(base, evaluator, timeline),
             prefetcher=prefetcher,
             adapter_goes_alone=bool(base.decisions.adapter_rank),
             offline=base.streams,
+            timeline=timeline,
             alarms=AlarmMonitor(base.run.history, list(base.run.evaluations.items())),
         )
         base.run.clock.end_set_up()
@@ -229,8 +233,9 @@ def _resume_hint(run: RunFolder, error: BaseException) -> str:
 
 
 @contextmanager
-def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
+def _open_evaluator(base: _Base, timeline: Timeline) -> Iterator[Evaluator]:
     config, view = base.config, base.view
+    working = partial(timeline, "environment")
     with ExitStack() as stack:
         shared = config.sampling.tensor_parallel if base.ranks.count > 1 else 1
         rewards = {name: _rank_rewards(rewards, base.ranks, shared) for name, rewards in config.scored.items()}
@@ -248,7 +253,9 @@ def _open_evaluator(base: _Base) -> Iterator[Evaluator]:
                 config, base.decisions, base.folder, log, ranks=base.ranks, say=view.message, devices=devices
             )
             engine = stack.enter_context(opened)
-            interaction = stack.enter_context(open_interaction(config, base.turn_format, view.message, base.run.log))
+            interaction = stack.enter_context(
+                open_interaction(config, base.turn_format, view.message, base.run.log, working)
+            )
             sampler = opened.interacting(interaction)
         if base.ranks.count > 1:
             # Prefetched groups are exchanged while the update exchanges gradients.
@@ -350,7 +357,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _build_collector(base: _Base, evaluator: Evaluator | None) -> RolloutCollector | None:
+def _build_collector(base: _Base, evaluator: Evaluator | None, timeline: Timeline) -> RolloutCollector | None:
     config = base.config
     if evaluator is None or not base.problems:
         return None
@@ -358,7 +365,7 @@ def _build_collector(base: _Base, evaluator: Evaluator | None) -> RolloutCollect
     weights = weights_of(config, {name: stream.size for name, stream in base.problems.items()})
     choosers = {name: _chooser(config, stream) for name, stream in base.problems.items()}
     mixture = Mixture(choosers, weights, adaptive=config.curriculum.parts == "pass-rate")
-    return RolloutCollector(config, evaluator.sampler, evaluator.scorer, mixture, prompts, base.turn_end)
+    return RolloutCollector(config, evaluator.sampler, evaluator.scorer, mixture, prompts, base.turn_end, timeline)
 
 
 def _chooser(config: Config, stream: Stream[Problem]) -> Chooser:

@@ -137,9 +137,10 @@ class _Regression:
         with torch.enable_grad():
             loss = value_loss(leaf_RT, old_RT, returns_RT, counted_RT, self._clip) / self._tokens
             (gradient_RT,) = torch.autograd.grad(loss, leaf_RT)
+        weights_RT = masked(-gradient_RT, counted_RT)
         self.loss += float(loss.detach())
-        self.seen.add(rows, values_RT, -gradient_RT)
-        return Weights(-gradient_RT)
+        self.seen.add(rows, values_RT, weights_RT)
+        return Weights(weights_RT)
 
 
 def value_loss(values_RT: Tensor, old_RT: Tensor, returns_RT: Tensor, counted_RT: Tensor, clip: float | None) -> Tensor:

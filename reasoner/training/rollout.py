@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
 from statistics import fmean
@@ -15,7 +16,7 @@ from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.distributed.seeds import Purpose, derive_seed
 from reasoner.evaluation.metrics import Criterion, pass_rates
 from reasoner.monitoring.step_metrics import rollout_metrics
-from reasoner.monitoring.timer import Timer
+from reasoner.monitoring.timer import Timeline, Timer
 from reasoner.records import Group, Prompt, SamplingParams, ScoredGroup
 from reasoner.sampling.base import Progress, Sampler, counted
 from reasoner.scoring.base import Scorer
@@ -71,6 +72,8 @@ class RolloutCollector:
     """training prompts by problem id"""
     turn_end: TurnEnd = TurnEnd()  # noqa: RUF009 (frozen)
     """what ends a response beside the model's own end tokens"""
+    timeline: Timeline = field(default_factory=Timeline)
+    """notes when the sampler and the reward sources work"""
 
     def state(self) -> dict[str, Any]:
         """A part of the run (`checkpointing.Part`)."""
@@ -183,9 +186,19 @@ class RolloutCollector:
         """
         responses = _passing_on(on_group, self._sample(prompts, size, params))
         sampled = timer.iterate("sample", counted(responses, len(prompts) * size, progress))
-        groups = {scored.group.problem.id: scored for scored in self.scorer.score(sampled)}
+        with ExitStack() as stack:
+            watched = self._watched(sampled, stack)
+            groups = {scored.group.problem.id: scored for scored in self.scorer.score(watched)}
         timer.rest("score_wait")
         return tuple(groups[prompt.problem.id] for prompt in prompts)
+
+    def _watched(self, groups: Iterator[Group], scoring: ExitStack) -> Iterator[Group]:
+        """The groups; the sampler works until the last one is there, scoring from the first one on."""
+        with self.timeline("sampler"):
+            for number, group in enumerate(groups):
+                if not number:
+                    scoring.enter_context(self.timeline("scoring"))
+                yield group
 
     def _sample(self, prompts: Sequence[Prompt], size: int, params: Callable[..., SamplingParams]) -> Iterator[Group]:
         """The groups as they are complete. Tasks with the same limits are sampled together, others one after the

@@ -32,8 +32,8 @@ from reasoner.io.bounded_files import is_there
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.learner import PerturbableLearner
 from reasoner.monitoring.alarms import AlarmMonitor
-from reasoner.monitoring.step_metrics import memory_metrics, seconds_since_start
-from reasoner.monitoring.timer import Timer
+from reasoner.monitoring.step_metrics import idle_metrics, memory_metrics, seconds_since_start
+from reasoner.monitoring.timer import Timeline, Timer
 from reasoner.monitoring.view import Summary, View
 from reasoner.plugins.events import Events
 from reasoner.records import Batch, Group, Rollout, ScoredGroup
@@ -87,6 +87,8 @@ class Trainer:
     """the sampler gets the LoRA adapter, not the weights with it"""
     alarms: AlarmMonitor = field(default_factory=AlarmMonitor)
     """looks for what goes wrong"""
+    timeline: Timeline = field(default_factory=Timeline)
+    """notes who works when"""
     rollouts: StepRollouts | None = None
     """of the current step; None: no term reads on-policy groups at this step"""
 
@@ -382,7 +384,9 @@ class Trainer:
         Raises:
             RunError: the disk is full, or the updates of too many steps in a row were not finite.
         """
-        metrics = report.metrics | timer.metrics | memory_metrics(self.device)
+        timeline = timer.timeline(step)
+        metrics = report.metrics | timer.metrics | idle_metrics(timeline, self.config.online)
+        metrics |= memory_metrics(self.device)
         rollouts: list[Rollout] = []
         if self.rollouts:
             version = self.learner.version - sum(done.applied for done in report.steps)
@@ -394,6 +398,7 @@ class Trainer:
         metrics = self.ranks.broadcast(as_read(metrics))  # schedules read them, and must be the same everywhere
         warnings = self.alarms.look(metrics)
         self.run.warn([warned for warned in warnings if warned.step == step])
+        self.run.keep_timeline(timeline)
         self.run.commit(step, metrics, rollouts)
         self.checkpoints.committed()
         self.view.step(step, self.config.run.steps, metrics, warnings)

@@ -334,6 +334,7 @@ def inputs_of(batch: Batch) -> ObjectiveInputs:
         rewards_NG=rewards_NG,
         valid_NG=~rewards_NG.isnan(),
         mask_RT=padded([response.policy_mask for response in responses], torch.bool),
+        observed_RT=_observed(responses),
         truncated_R=torch.tensor([response.finish_reason == "length" for response in responses]),
         greedy_N=None if batch.greedy_rewards is None else _rewards([batch.greedy_rewards])[0],
         old_RT=_annotation(batch.old_logprobs),
@@ -350,6 +351,13 @@ def inputs_of(batch: Batch) -> ObjectiveInputs:
         else None,
         **_turns(responses, [row for scored in batch.groups for row in scored.components]),
     )
+
+
+def _observed(responses: Sequence[Response]) -> Tensor | None:
+    """(R, T) the tokens that the environment wrote; None: it wrote none."""
+    if all(all(response.policy_mask) for response in responses):
+        return None
+    return padded([[not written for written in response.policy_mask] for response in responses], torch.bool)
 
 
 def _components(batch: Batch, shape: torch.Size) -> list[tuple[Tensor, float]]:

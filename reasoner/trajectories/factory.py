@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from reasoner.config import Config
 from reasoner.config.decisions import Decisions
 from reasoner.data.turn_formats import TurnFormat
 from reasoner.distributed.ranks import ALONE, Ranks
-from reasoner.environments import open_environments
+from reasoner.environments import CallMark, open_environments
 from reasoner.sampling.factory import open_engine
 from reasoner.trajectories.interaction import Interaction
 from reasoner.trajectories.sampler import TrajectorySampler
@@ -33,7 +33,11 @@ def open_sampler(
 
 @contextmanager
 def open_interaction(
-    config: Config, turn_format: TurnFormat | None, say: Callable[[str], None], log: Callable[[str], None]
+    config: Config,
+    turn_format: TurnFormat | None,
+    say: Callable[[str], None],
+    log: Callable[[str], None],
+    working: CallMark = nullcontext,
 ) -> Iterator[Interaction | None]:
     """Start the workers of the tools and of the environment; None: the task has neither.
 
@@ -41,6 +45,7 @@ def open_interaction(
         turn_format: how they speak with the policy.
         say: told what is worth knowing, each once.
         log: takes what their code prints.
+        working: entered while a call of theirs runs.
 
     Raises:
         ConfigError: a plugin, a tool, an environment or one of their options is wrong.
@@ -50,5 +55,5 @@ def open_interaction(
         yield None
         return
     assert turn_format is not None
-    with open_environments(config.environment, config.plugins, say, log) as environments:
+    with open_environments(config.environment, config.plugins, say, log, working) as environments:
         yield Interaction(environments, turn_format, config.environment.max_turns)

@@ -187,6 +187,12 @@ GOOD: Mapping[str, list[dict[str, float]]] = {
         {name: value for name, value in metrics.items() if step % 9 == 0 or "not_applicable" not in name}
         for step, metrics in enumerate(run(40, reward__math__not_applicable=lambda _: 0.5))
     ],
+    "tools and environments that fail now and then": run(
+        40, tools__failed=lambda _: 0.19, environment__failed=lambda _: 0.09
+    ),
+    "fewer calls, and not none": run(40, tools__calls=ramp(1.5, 0.3, 40)),
+    "a tool that was hardly called at the start": run(40, tools__calls=ramp(0.15, 0.0, 40)),
+    "the tool is found": run(40, tools__calls=ramp(0.0, 1.0, 40)),
     "offline data alone": [{"term/dpo/loss": 0.6, "term/dpo/kl": 0.02, "update/applied": 1.0}] * 50,
     "figures that are not numbers": run(30, response__entropy=lambda _: math.nan, gap__mean=lambda _: math.nan),
     "one step": run(1, groups__no_credit=lambda _: 1.0),

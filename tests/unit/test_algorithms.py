@@ -253,6 +253,10 @@ def schedule(**choices: Any) -> str:
             ["[gro.terms.ppo] credit.combine = 'normalise-then-sum'", "not with baseline = 'critic'"],
         ),
         (
+            ["gro.terms.echo={preset='sft', source='online', evidence={tokens='observed'}}"],
+            ["gro.terms.echo.evidence.tokens = 'observed' reads what tools and environments write", "environment.name"],
+        ),
+        (
             ["gro.terms.grpo.credit.level=turn"],
             ["gro.terms.grpo.credit.level = 'turn' credits the turns", "set environment.name"],
         ),

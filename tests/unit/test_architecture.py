@@ -503,7 +503,7 @@ lora.rank lora.alpha lora.targets lora.handover critic.path critic.learning_rate
 handover.check_every handover.max_gap evaluation.every evaluation.samples evaluation.temperature evaluation.max_tokens
 evaluation.correct evaluation.threshold trackers
 gro.terms.entry.credit.level gro.terms.entry.credit.k gro.terms.entry.credit.trace_scale gro.terms.entry.evidence.bound
-gro.terms.entry.evidence.entropy_share gro.terms.entry.link.limit
+gro.terms.entry.evidence.entropy_share gro.terms.entry.evidence.tokens gro.terms.entry.link.limit
 gro.terms.entry.link.measure gro.terms.entry.link.negative gro.terms.entry.link.negative_power
 gro.terms.entry.link.negative_rate gro.terms.entry.link.only_negative gro.terms.entry.link.positive
 gro.terms.entry.link.positive_power gro.terms.entry.link.positive_rate

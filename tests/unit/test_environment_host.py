@@ -8,8 +8,8 @@ import queue
 import resource
 import selectors
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -82,16 +82,46 @@ def full_disk(text: str) -> None:
 
 
 @contextmanager
-def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[HostClient, FakeHost]]:
+def opened(
+    monkeypatch: pytest.MonkeyPatch, working: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Iterator[tuple[HostClient, FakeHost]]:
     fake = FakeHost()
     monkeypatch.setattr(host_client, "HostProcess", lambda *_: fake)
     monkeypatch.setattr(host_client, "LOOK_S", 0.02)
     monkeypatch.setattr(host_client, "SLACK_S", 0.02)
-    client = HostClient(b"", full_disk)
+    client = HostClient(b"", full_disk, working)
     try:
         yield client, fake
     finally:
         client.close()
+
+
+def test_a_call_is_at_work_until_it_ends_whatever_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work: list[int] = []
+
+    @contextmanager
+    def working() -> Iterator[None]:
+        at_work.append(1)
+        try:
+            yield
+        finally:
+            at_work.append(-1)
+
+    with opened(monkeypatch, working) as (client, fake):
+
+        async def run() -> None:
+            cancelled = asyncio.ensure_future(client.call("call", 0, 3600.0, REQUEST))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert sum(at_work) == 1
+            cancelled.cancel()
+            await asyncio.gather(cancelled, return_exceptions=True)
+            assert sum(at_work) == 0
+            fake.dead = True
+            assert await failures(client, 2, 3600.0)
+
+        asyncio.run(run())
+    assert (len(at_work), sum(at_work)) == (6, 0)
 
 
 async def failures(client: HostClient, calls: int, timeout_s: float) -> list[BaseException]:

@@ -18,6 +18,7 @@ from reasoner.gro.spec.terms import (
     Aggregation,
     Anchor,
     Clip,
+    Correction,
     Evidence,
     Linear,
     Link,
@@ -30,6 +31,7 @@ from reasoner.gro.spec.terms import (
 from reasoner.gro.spec.validation import mistake_of_term
 
 GRPO, DPO = PRESETS["grpo"].term, PRESETS["dpo"].term
+ECHO = replace(PRESETS["sft"].term, source="online", evidence=Evidence(tokens="observed"))
 
 
 @pytest.mark.parametrize("spec", [Clip(), Clip(dual=3.0), Truncate()])
@@ -101,6 +103,19 @@ def test_responses_without_a_token_of_the_policy_cost_nothing() -> None:
             replace(PRESETS["gspo"].term, evidence=Evidence("response", entropy_share=0.5)),
             "needs evidence.unit = 'token'",
         ),
+        *(
+            (term, "evidence.tokens = 'observed' is the likelihood")
+            for term in (
+                replace(ECHO, source="demos"),
+                replace(ECHO, credit=Advantage()),
+                replace(ECHO, evidence=Evidence(tokens="observed", entropy_share=0.5)),
+                replace(ECHO, anchor=Anchor("old")),
+                replace(ECHO, link=Sigmoid()),
+                replace(ECHO, kl=KL(0.1)),
+                replace(ECHO, correction=Correction("truncate")),
+                replace(ECHO, entropy=0.1),
+            )
+        ),
     ],
 )
 def test_a_choice_that_nothing_would_read_is_refused(term: Term, key: str) -> None:
@@ -112,3 +127,20 @@ def test_no_preset_is_refused(name: str) -> None:
     assert [mistake_of_term(weighted.term) for weighted in PRESETS[name].terms.values()] == [""] * len(
         PRESETS[name].terms
     )
+
+
+def test_what_the_environment_wrote_is_no_token_of_other_terms() -> None:
+    """Each term has the normaliser of its own tokens; a plugin's link with an infinite slope at 0 leaves no NaN."""
+    assert mistake_of_term(ECHO) == ""
+    mask_RT = torch.tensor([[True, False, True], [True, True, True]])
+    batch = replace(inputs(), mask_RT=mask_RT, observed_RT=~mask_RT)
+    steep = replace(GRPO, link=lambda u, c: c * u.abs().sqrt())
+    for term in (ECHO, steep, PRESETS["dapo"].term):
+        found, _ = weigh(
+            [plan("one", term, batch, credit_of(term, batch), 3)], batch, range(2), torch.full((2, 3), -1.0)
+        )
+        own_RT = batch.observed_RT if term is ECHO else mask_RT
+        assert own_RT is not None
+        assert torch.equal(found.weights_RT[~own_RT], torch.zeros(int((~own_RT).sum())))
+    echo = plan("echo", ECHO, batch, credit_of(ECHO, batch), 3)
+    assert (echo.tokens, echo.scale_R.tolist(), echo.active_R.tolist()) == (1, [1.0, 0.0], [True, False])

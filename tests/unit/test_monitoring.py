@@ -27,7 +27,9 @@ from reasoner.monitoring.format import Trend, _squeeze, duration, interval, numb
 from reasoner.monitoring.live import LiveView
 from reasoner.monitoring.metrics import METRICS, find, headline, sources, terms
 from reasoner.monitoring.plain import PlainView
+from reasoner.monitoring.step_metrics import idle_metrics
 from reasoner.monitoring.summary import as_text, print_summary
+from reasoner.monitoring.timer import StepTimeline, Timeline, Timer, joined
 from reasoner.monitoring.view import Summary, View
 from reasoner.records import Component, Group, Message, Problem, Response, ScoredGroup
 
@@ -354,6 +356,7 @@ def frame(
 LIVE = """\
 step       ━━━━━━━━━━━━━━            7/12 0:00:00 left about 3:25
 sampling   ━━━━━━━━━━━━━━━━━━       24/32
+last step  sampling 68%, update 27%, hand-over 4%
 ! since step 5: entropy fell from 0.72 to 0.08 nats per token: the policy hardl…
                            now         first   trend
 ──────────────────────────────────────────────────────
@@ -593,3 +596,86 @@ def test_a_run_goes_on_when_nobody_reads_what_it_shows() -> None:
     assert log == ["interrupted: to go on from step 1", "and more"]
     with contextlib.suppress(BrokenPipeError):  # what it held back
         stream.close()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    clock.now = 100.0
+    monkeypatch.setattr(time, "perf_counter", clock)
+    return clock
+
+
+def test_a_timeline_knows_who_worked_when(clock: Clock) -> None:
+    """One inside the other, two at a time, across the end of a step."""
+    timeline = Timeline()
+    timer = Timer(timeline)
+    ahead = timeline("sampler")
+    with timer("handover"):
+        clock.now = 101.0
+    ahead.__enter__()
+    with timeline("environment"):
+        clock.now = 102.0
+        with timeline("environment"):
+            clock.now = 103.0
+        clock.now = 104.0
+    with timer("sample"):  # the learner waits
+        clock.now = 106.0
+    with timer("update"), timer("check"):
+        clock.now = 110.0
+    first = timer.timeline(1)
+    assert first == StepTimeline(
+        1,
+        10.0,
+        {
+            "sampler": ((1.0, 10.0),),
+            "environment": ((1.0, 4.0),),
+            "learner": ((6.0, 10.0),),
+            "handover": ((0.0, 1.0),),
+        },
+    )
+    assert idle_metrics(first, True) == pytest.approx({"idle/learner": 0.6, "idle/sampler": 0.1})
+    assert idle_metrics(first, False) == pytest.approx({"idle/learner": 0.6})
+    clock.now = 112.0  # an evaluation between the steps
+    with timeline("scoring"):
+        clock.now = 115.0
+    second = Timer(timeline)
+    clock.now = 117.0
+    ahead.__exit__(None, None, None)
+    with second("checkpoint"):
+        clock.now = 119.0
+    found = second.timeline(2)
+    assert found.lanes == {"sampler": ((0.0, 2.0),), "checkpoint": ((2.0, 4.0),)}
+    assert (found.seconds, found.busy("sampler"), found.busy("learner")) == (4.0, 0.5, 0.0)
+    assert Timer(timeline).timeline(3).lanes == {}
+
+
+def test_many_calls_are_one_span_and_what_is_inside_another_does_not_shorten_it(clock: Clock) -> None:
+    timeline = Timeline()
+    timer = Timer(timeline)
+    for _ in range(1000):
+        with timeline("environment"):
+            clock.now += 0.01
+        clock.now += 0.001
+    (span,) = timer.timeline(1).lanes["environment"]
+    assert span == pytest.approx((0.0, 10.999))
+    assert joined([(0.0, 9.0), (1.0, 2.0), (9.001, 10.0)], 0.0, 10.0) == ((0.0, 10.0),)
+    with pytest.raises(ValueError, match="without a timeline"):
+        Timer().timeline(1)
+
+
+def test_where_the_last_step_went_is_one_line() -> None:
+    waited = metrics(3) | {"idle/sampler": 0.317, "idle/learner": 0.731}
+    assert lines.whereabouts(waited) == "sampling 68%, update 27%, hand-over 4%; idle: sampler 32%, learner 73%"
+    assert lines.whereabouts(metrics(3)) == "sampling 68%, update 27%, hand-over 4%"
+    assert lines.whereabouts({}) == ""
+    (line,) = [line for line in frame(80, 3, lambda step: waited) if line.startswith("last step")]
+    assert line == "last step  sampling 68%, update 27%, hand-over 4%; idle: sampler 32%, learner 7…"
+
+
+def test_calls_of_tools_have_their_place() -> None:
+    turns = metrics(3) | {"tools/calls": 0.25, "tools/malformed": 0.5, "tools/failed": 0.0}
+    assert "calls 0.25, malformed calls 50%, failed results 0%, finished" in lines.step(3, 12, [turns])
+    block = "\n".join(frame(80, 3, lambda step: turns))
+    assert re.search(r"^calls +0\.25 +0\.25", block, flags=re.MULTILINE)
+    assert re.search(r"^malformed calls +50% +50%", block, flags=re.MULTILINE)

@@ -240,6 +240,24 @@ def test_numbers_that_are_not_finite_become_gaps(made: Path, tmp_path: Path) -> 
     assert None in data["charts"]["gradient-norm"]["series"][0]["values"]  # step 5
 
 
+def test_who_worked_when_is_drawn_for_the_last_steps(made: Path, tmp_path: Path) -> None:
+    page = page_of(made / "first")
+    (chart,) = re.findall(r'<svg class="plot"[^>]*aria-label="Who worked when.*?</svg>', page)
+    assert (
+        'aria-label="Who worked when, steps 1 to 6, share of the time: sampler 50%; scoring 32%; learner 44%;' in chart
+    )
+    assert re.findall(r">step (\d+)</text>", chart) == ["1", "2", "3", "4", "5", "6"]
+    assert chart.count("<rect") == 6 * 4
+    assert "<title>step 2, learner: 11 s from 14.1 s</title>" in chart
+    run = Path(shutil.copytree(made / "first", tmp_path / "first"))
+    lines = (run / "timeline.jsonl").read_text().splitlines(keepends=True)
+    odd = json.loads(lines[0]) | {"step": 7, "lanes": {"<script>": [[0, 1]]}}
+    (run / "timeline.jsonl").write_text("".join(lines[:2]) + json.dumps(odd) + "\n")  # of a step that is not committed
+    assert "Who worked when, steps 1 to 2," in page_of(run)
+    (run / "timeline.jsonl").unlink()
+    assert "Who worked when" not in page_of(run)
+
+
 def test_the_home_folder_is_not_told(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Path(shutil.copytree(made / "first", tmp_path / "secret-name" / "first"))
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "secret-name")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -450,3 +451,24 @@ class Engine:
 
     def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
         return self.sampler.sample(prompts, n, params)
+
+
+def test_sampling_and_scoring_are_on_the_timeline_also_where_they_fail() -> None:
+    """Scoring begins with the first group, the sampler ends with the last; a failure leaves nothing at work."""
+    made, _ = collector(every(1), refills=0)
+    start = time.perf_counter()
+    seen: list[Mapping[str, object]] = []
+
+    def look(group: Group) -> None:
+        seen.append(made.timeline.cut(0, start, time.perf_counter()).lanes)
+
+    made.collect(1, greedy=False, on_group=look)
+    assert [set(lanes) for lanes in seen] == [{"sampler"}, *[{"sampler", "scoring"}] * 3]
+    end = time.perf_counter()
+    ((_, sampled),) = made.timeline.cut(1, start, end).lanes["sampler"]
+    assert sampled < end - start
+    failing, _ = collector(lambda n: [1.0 / 0.0])
+    with pytest.raises(ZeroDivisionError):
+        failing.collect(1, greedy=False)
+    start = time.perf_counter()
+    assert failing.timeline.cut(2, start, start + 1.0).lanes == {}

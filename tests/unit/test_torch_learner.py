@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -21,20 +21,24 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from reasoner.config import LearningConfig
 from reasoner.errors import RunError, UserError
+from reasoner.gro.spec.presets import PRESETS
+from reasoner.gro.spec.terms import Evidence, Term
 from reasoner.gro.weights import Weights
 from reasoner.learning.batching.packing import Sharing
-from reasoner.learning.learner import WeightFunction
+from reasoner.learning.learner import StepResult, WeightFunction
 from reasoner.learning.model import attention
 from reasoner.learning.model.policy import Dtype, Packing, TorchPolicy
 from reasoner.learning.schedule import learning_rate
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.models.tensor_files import Digest, read_weights
 from reasoner.models.weight_files import read_shapes
-from reasoner.records import Group
+from reasoner.records import Batch, Group, ScoredGroup
+from reasoner.training.update import ActiveTerm, update
 from tests.ragged import make_group, make_response, ragged_groups
 from tests.tiny import build_tiny_model
 
 TEMPERATURE = 0.7
+ECHO = replace(PRESETS["sft"].term, source="online", evidence=Evidence(tokens="observed"))
 GROUPS = ragged_groups()
 RESPONSES = [response for group in GROUPS for response in group.responses]
 SHARING: list[Sharing] = ["auto", "always", "never"]
@@ -390,15 +394,88 @@ def test_the_weight_function_gets_the_entropies_where_they_are_computed(tiny: Pa
     learner.accumulate(GROUPS, without, TEMPERATURE)
 
 
-def test_tokens_that_the_policy_did_not_write_are_ignored(tiny: Path) -> None:
-    (group, *_) = GROUPS
-    mask = [index % 2 == 0 for index in range(6)]
-    masked = replace(group, responses=(make_response([1, 2, 3, 4, 5, 6], mask),))
-    learner, other = make_learner(tiny), make_learner(tiny)
-    written_RT = torch.tensor([mask])
-    learner.accumulate([masked], lambda _, values, __: Weights(torch.where(written_RT, 1.0, torch.nan).to(values)), 1.0)
-    other.accumulate([masked], lambda _, values, __: Weights(written_RT.to(values)), 1.0)
-    assert_same_gradient(gradients(learner.policy.model), gradients(other.policy.model), 1e-12)
+OBSERVED: list[list[list[int]]] = [
+    [[], [3], [0, 2, 4], [1, 2]],
+    [[], [], [], []],
+    [[0, 1, 2], [5], [2, 3, 4, 6], []],
+]
+"""the tokens of each response that the environment wrote, where it is that long"""
+
+
+def observing() -> list[ScoredGroup]:
+    """The ragged groups with tokens of an environment in between; a response of the first has no reward, the responses
+    of the second read nothing."""
+    rewards: list[tuple[float | None, ...]] = [(1.0, 0.0, None, 0.5), (0.0, 1.0, 1.0, 0.0), (2.0, 0.0, 0.0, 1.0)]
+    groups = []
+    for group, observed, of_group in zip(GROUPS, OBSERVED, rewards, strict=True):
+        responses = [
+            make_response(response.token_ids, [at not in places for at in range(len(response.token_ids))])
+            for response, places in zip(group.responses, observed, strict=True)
+        ]
+        groups.append(ScoredGroup(replace(group, responses=tuple(responses)), ((),) * len(responses), of_group))
+    return groups
+
+
+def likelihood_of_observations(folder: Path, groups: Sequence[ScoredGroup], weight: float) -> tuple[Any, int]:
+    """- weight / Z sum of log p over the observed tokens of the responses that have a reward, and Z, their number."""
+    model = load_plain(folder)
+    logprobs = plain_logprobs(model, [scored.group for scored in groups], TEMPERATURE)
+    rewards = [reward for scored in groups for reward in scored.rewards]
+    responses = [response for scored in groups for response in scored.group.responses]
+    observed = [
+        value
+        for row, response, reward in zip(logprobs, responses, rewards, strict=True)
+        for value, written in zip(row, response.policy_mask, strict=True)
+        if not written and reward is not None
+    ]
+    (-weight * torch.stack(observed).mean()).backward()  # type: ignore[no-untyped-call]
+    return model, len(observed)
+
+
+def update_with(learner: TorchLearner, groups: Sequence[ScoredGroup], terms: Mapping[str, tuple[Term, float]]) -> Any:
+    active = [ActiveTerm(name, term, weight) for name, (term, weight) in terms.items()]
+    return update({"online": Batch(tuple(groups), temperature=TEMPERATURE)}, active, learner, max_tokens=12)
+
+
+@pytest.mark.parametrize("options", [{"share_prompts": "always", "token_budget": 30}, {"packing": "padded"}])
+def test_a_term_on_observed_tokens_is_their_likelihood(tiny: Path, options: dict[str, Any]) -> None:
+    """Beside a method's own term, with a weight of its own, whatever is packed with what."""
+    groups, weight = observing(), 0.3
+    grpo = PRESETS["grpo"].term
+    before: dict[str, Tensor] = {}
+    after: dict[str, Tensor] = {}
+    both = {"grpo": (grpo, 1.0), "echo": (ECHO, weight)}
+    for terms, found in (({"grpo": (grpo, 1.0)}, before), (both, after)):
+        learner = make_learner(tiny, **options, max_grad_norm=None)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(learner, "step", lambda: StepResult(True, "", 0.0, 0.0, 1))
+            report = update_with(learner, groups, terms)
+        found |= gradients(learner.policy.model)
+    model, observed = likelihood_of_observations(tiny, groups, weight)
+    difference = {name: value - before[name] for name, value in after.items()}
+    assert_same_gradient(difference, gradients(model), 1e-9)
+    assert report.terms["echo"][2] == observed
+    assert report.metrics["term/echo/weight"] == weight
+    weights = [token for row, mask in written(groups, report) for token, own in zip(row, mask, strict=True) if not own]
+    assert sum(weights) == pytest.approx(weight)  # each counts 1 / Z
+
+
+def written(groups: Sequence[ScoredGroup], report: Any) -> list[tuple[Sequence[float], Sequence[bool]]]:
+    responses = [response for scored in groups for response in scored.group.responses]
+    return [(row, response.policy_mask) for row, response in zip(report.weights, responses, strict=True)]
+
+
+def test_without_an_observation_its_term_costs_nothing(tiny: Path) -> None:
+    """Neither a forward, nor a number that is none."""
+    (_, nothing_read, some_read) = observing()
+    learner = make_learner(tiny)
+    report = update_with(learner, [nothing_read], {"echo": (ECHO, 1.0)})
+    assert not report.steps[0].applied
+    assert report.metrics["update/responses_skipped"] == 4
+    report = update_with(learner, [nothing_read, some_read], {"echo": (ECHO, 1.0)})
+    reading = sum(not all(response.policy_mask) for response in some_read.group.responses)
+    assert report.metrics["update/responses_skipped"] == 8 - reading
+    assert all(math.isfinite(value) for value in report.metrics.values())
 
 
 def test_weights_of_the_wrong_shape_are_refused(tiny: Path) -> None:

@@ -116,6 +116,8 @@ def _advantage(spec: Advantage) -> str:
 def evidence(spec: Evidence) -> str:
     """`0.1 sum(l-ref) diff`; `diff`: of a pair, chosen minus (bias times) rejected."""
     if spec.unit == "token":
+        if spec.tokens == "observed":
+            return "l of observed tokens"
         return "l" if spec.entropy_share == 1.0 else f"l of the {100 * spec.entropy_share:g}% with most entropy"
     beta = "" if spec.beta == 1.0 else f"{spec.beta:g} "
     inner = "l-ref" if spec.reference else "l"

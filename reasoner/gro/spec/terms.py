@@ -17,6 +17,9 @@ Source = Literal["online", "pairs", "labelled", "demos"]
 """Online groups, or one of the data sets `[data.pairs]`, `[data.labelled]`, `[data.demos]`."""
 SOURCES: tuple[Source, ...] = ("online", "pairs", "labelled", "demos")
 EvidenceUnit = Literal["token", "response", "pair"]
+Tokens = Literal["written", "observed"]
+"""Of an online response: those that the policy wrote, or those that tools and the environment wrote between its
+turns."""
 GROUP_BASELINES = ("mean", "leave-one-out", "length-weighted")
 """baselines that compare a response with its group"""
 
@@ -161,6 +164,9 @@ class Evidence:
     entropy_share: float = 1.0
     """of a term of tokens: only this share of each response's tokens gets weight, those where the policy's distribution
     has the highest entropy (2506.01939); 1: all of them"""
+    tokens: Tokens = "written"
+    """which tokens of a response the term reads: `written` by the policy, or `observed` by it between its turns
+    (results of tools, messages of the environment), for a term of their likelihood"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,8 +453,9 @@ class Term:
     @property
     def is_corrected_when_stale(self) -> bool:
         """Whether responses of older weights need a correction: online ones do, except in pairs, whose loss is defined
-        for responses of any policy."""
-        return self.source == "online" and self.evidence.unit != "pair" and self.anchor.kind != "sampler"
+        for responses of any policy, and in what nobody sampled."""
+        sampled = self.source == "online" and self.evidence.tokens == "written"
+        return sampled and self.evidence.unit != "pair" and self.anchor.kind != "sampler"
 
     @property
     def compares(self) -> bool:

@@ -46,6 +46,7 @@ def _mistakes(term: Term) -> Iterator[str]:
     yield from _number_mistakes(term)
     yield from _unit_mistakes(term)
     yield from _source_mistakes(term)
+    yield from _observed_mistakes(term)
     yield from _credit_mistakes(term)
     yield from _penalty_mistakes(term)
 
@@ -130,7 +131,7 @@ def _unit_mistakes(term: Term) -> Iterator[str]:
             f"aggregation.kind = {term.aggregation.kind!r} does not fit evidence.unit = {unit!r}; "
             f"it takes {', '.join(known)}"
         )
-    if unit == "token" and replace(evidence, bias=1.0, entropy_share=1.0) != Evidence():
+    if unit == "token" and replace(evidence, bias=1.0, entropy_share=1.0, tokens="written") != Evidence():
         yield (
             "evidence.unit = 'token' is the log-probability itself: reduce, reference, beta and discount do not apply "
             "to it"
@@ -205,6 +206,24 @@ def _source_mistakes(term: Term) -> Iterator[str]:
         yield f"source = {source!r} has one response per prompt, and this term compares the responses of a group"
     if source == "pairs" and term.anchor.kind == "kl":
         yield "anchor.kind = 'kl' needs source = 'labelled' or 'online', got 'pairs'"
+
+
+def _observed_mistakes(term: Term) -> Iterator[str]:
+    """Nobody sampled what the environment wrote: its likelihood is all that a term can be about."""
+    if term.evidence.tokens == "written":
+        return
+    plain = Term(
+        credit=One(),
+        evidence=Evidence(tokens="observed"),
+        aggregation=term.aggregation,
+        mask_truncated=term.mask_truncated,
+    )
+    if term != plain:
+        yield (
+            "evidence.tokens = 'observed' is the likelihood of what the environment wrote: it needs preset = 'sft' "
+            "with source = 'online' (credit.kind = 'one', evidence.unit = 'token', link.kind = 'linear'), and "
+            "takes no anchor, correction, kl, pairing, entropy or entropy_share"
+        )
 
 
 def _credit_mistakes(term: Term) -> Iterator[str]:

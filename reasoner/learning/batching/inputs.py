@@ -101,8 +101,8 @@ class ModelInputs:
         """(R, T) -> (S,), the inverse of `padded`."""
         return torch.cat([values_RT[row, :length] for row, length in enumerate(self.lengths_R)])
 
-    def weights(self, weights_RT: Tensor, mask_S: Tensor, like_S: Tensor) -> Tensor:
-        """(S,) weights in the format of `like_S`, without gradient; 0 where the mask is False.
+    def weights(self, weights_RT: Tensor, like_S: Tensor) -> Tensor:
+        """(S,) weights in the format of `like_S`, without gradient.
 
         Raises:
             ValueError: the weights are not (R, T).
@@ -110,7 +110,7 @@ class ModelInputs:
         needed = (len(self.lengths_R), max(self.lengths_R))
         if weights_RT.shape != needed:
             raise ValueError(f"weights of shape {needed} are needed, got {tuple(weights_RT.shape)}")
-        return torch.where(mask_S, self.flat(weights_RT.detach().to(like_S)), 0.0)
+        return self.flat(weights_RT.detach().to(like_S))
 
 
 def policy_mask(batch: MicroBatch, responses: Sequence[Response], device: torch.device) -> Tensor:

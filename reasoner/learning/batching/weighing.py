@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from reasoner.learning.batching.inputs import ModelInputs, policy_mask
@@ -37,7 +38,6 @@ def weigh_batch(
 
     One response of two tokens, of which the first gets the weight 0.5 and the second -1:
 
-    >>> import torch
     >>> from reasoner.gro.weights import Weights
     >>> from reasoner.learning.batching.inputs import flat_inputs
     >>> from reasoner.learning.batching.packing import PackedSequence
@@ -60,13 +60,13 @@ def weigh_batch(
     mask_S = policy_mask(batch, responses, outputs_S.device)
     entropies_RT = None if entropies_S is None else inputs.padded(entropies_S.detach())
     weighted = weights(batch.rows, inputs.padded(outputs_S.detach()), entropies_RT)
-    weights_S = inputs.weights(weighted.weights_RT, mask_S, outputs_S)
+    weights_S = inputs.weights(weighted.weights_RT, outputs_S)
     loss = -(weights_S * outputs_S).sum()
     nonzero = bool(weights_S.any())
     if weighted.entropy_RT is not None:
         if entropies_S is None:
             raise ValueError("weights of the entropy were given, but no entropies: pass entropy=True to accumulate")
-        bonus_S = inputs.weights(weighted.entropy_RT, mask_S, outputs_S)
+        bonus_S = torch.where(mask_S, inputs.weights(weighted.entropy_RT, outputs_S), 0.0)
         loss = loss - (bonus_S * entropies_S).sum()
         nonzero = nonzero or bool(bonus_S.any())
     return WeightedLoss(loss, nonzero, 0.0 if entropies_S is None else float(entropies_S.detach()[mask_S].sum()))

@@ -30,7 +30,16 @@ from reasoner.io.serialization import to_json
 from reasoner.models.run_models import FOLDER, recorded_step
 from reasoner.runs.checkpoints import Checkpoints
 from reasoner.runs.environment import describe
-from reasoner.runs.folder import IDENTITY, LOG, Evaluated, RunFolder, check_room, read_evaluations, read_metrics
+from reasoner.runs.folder import (
+    IDENTITY,
+    LOG,
+    TIMELINE,
+    Evaluated,
+    RunFolder,
+    check_room,
+    read_evaluations,
+    read_metrics,
+)
 from reasoner.runs.resuming.rules import KeyChange, check_identity, forgetting, loses_scores
 from reasoner.runs.starts import FILE, environment_changes, read_starts, record_start
 
@@ -154,7 +163,8 @@ class Place:
         checkpoints.keep([step for step in checkpoints.steps() if step <= self.step])
         if (recorded_step(self.folder / FOLDER) or 0) > self.step:
             remove_folder(self.folder / FOLDER)  # of steps that are made again, on a GPU not with the same bits
-        for name in ("metrics.jsonl", "evaluations.jsonl", "warnings.jsonl"):
+        (self.folder / TIMELINE).touch()  # runs of before it was kept have none
+        for name in ("metrics.jsonl", "evaluations.jsonl", "warnings.jsonl", TIMELINE):
             keep_lines(self.folder / name, lambda line: _step_of(line) <= self.step)
         keep_lines(self.folder / FILE)
         for path in (*self.folder.glob("rollouts/*.parquet"), *self.folder.glob("not-finite/*.parquet")):
@@ -194,7 +204,9 @@ def find_place(folder: Path, steps: int, *, accept: bool = False) -> Iterator[Pl
     with lock:
         history = _history(folder)
         _check_steps(folder, steps, len(history), state)
-        _check_warnings(folder)
+        _check_lines(folder / "warnings.jsonl", "a warning")
+        if is_there(folder / TIMELINE):
+            _check_lines(folder / TIMELINE, "the timeline")
         step, notes = _newest(folder, len(history))
         yield Place(
             folder=folder,
@@ -223,15 +235,14 @@ def _status(folder: Path) -> tuple[str, int]:
     return state, process
 
 
-def _check_warnings(folder: Path) -> None:
+def _check_lines(path: Path, what: str) -> None:
     """They are cut back by their steps, when it is too late to refuse."""
-    path = folder / "warnings.jsonl"
     for number, line in enumerate(read_lines(path, LARGE_BYTES), 1):
         try:
             if line.endswith(b"\n"):
                 _step_of(line)
         except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{path}, line {number}: not a warning of a step: {error!r}"[:500]) from error
+            raise DataError(f"{path}, line {number}: not {what} of a step: {error!r}"[:500]) from error
 
 
 def _step_of(line: bytes) -> int:
