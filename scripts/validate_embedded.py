@@ -29,7 +29,7 @@ from scripts.validation_results import Training
 TASKS = Path(__file__).resolve().parents[1] / "tasks" / "reasoner_tasks"
 PROBLEMS = (TASKS / "math-gsm8k.toml", TASKS / "word_problems.py", TASKS / "word_frames.py")
 SOLUTION = r"{{ message }}\n\nA reference solution, to learn from and not to mention:\n\n{{ solution }}"
-COMMON = ("sampling.engine=hf", "run.keep_best=0")
+COMMON = ("run.keep_best=0",)
 DEMOS = (
     "data.demos.generator=word_problems",
     "data.demos.options={levels = [1], frames = 'train'}",
@@ -76,6 +76,11 @@ RECIPES: Mapping[str, Sequence[str]] = {
     **{f"{free} and grpo": _together(free, "grpo", half_way=False) for free in RL_FREE},
 }
 """method -> its settings; `opd` has no other model to learn from"""
+TELLING = (
+    *("grpo", "rloo", "maxrl", "sapo", "raft", "dpo", "kto", "raft->grpo", "grpo+sft", "opsd", "grpo then dpo"),
+    *("raft and grpo", "dr-grpo", "dapo", "cispo", "reinforce", "sft"),
+)
+"""what is trained first: the families apart, what is switched and mixed, then the neighbours of grpo"""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,8 @@ class Embedded:
 
     name: str = "embedded"
     methods: Sequence[str] = tuple(RECIPES)
+    order: Sequence[str] = (*TELLING, *(name for name in RECIPES if name not in TELLING))
+    """in which they are trained"""
     budget: str = "{steps} steps of 4 problems x 8 responses"
     steps: int = 24
     seeds: int = 3

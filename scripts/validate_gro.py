@@ -29,6 +29,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 import torch
 from tokenizers import Regex, Tokenizer
@@ -41,6 +42,7 @@ from transformers.utils import logging as transformers_logging
 from reasoner.errors import OutOfTimeError, ReasonerError
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.loading import load_config
+from reasoner.monitoring.format import duration
 from reasoner.pipeline import train
 from reasoner.runs.folder import read_evaluations
 from reasoner.training.build import open_trainer
@@ -80,7 +82,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "validation")
     options = parser.parse_args()
     validation: Embedded | Digits = Embedded() if options.model == "embedded" else Digits()
-    methods = options.methods.split(",") if options.methods else validation.methods
+    methods = options.methods.split(",") if options.methods else validation.order
     if unknown := [name for name in methods if name not in validation.methods]:
         parser.error(f"no such method: {', '.join(unknown)}; there are {', '.join(validation.methods)}")
     transformers_logging.set_verbosity_error()
@@ -112,6 +114,9 @@ def complete(
     finished = {(item.preset, item.seed) for item in done}
     missing = [cell for cell in cells if cell not in finished]
     print(f"{len(finished)} trainings are there, {len(missing)} to do", flush=True)
+    if missing and done:
+        training_s = median(item.seconds for item in done)
+        print(f"so far one took {duration(training_s)}: about {duration(training_s * len(missing))} to go", flush=True)
     for number, (name, seed) in enumerate(missing, 1):
         if max_hours and time.perf_counter() - STARTED > 3600 * max_hours - LAST_S:
             print("the time is over")
@@ -137,6 +142,8 @@ class Digits:
     name: str = "gro"
     methods: Sequence[str] = tuple(name for name in PRESETS if name != "opsd")
     """the model was never trained to read a solution"""
+    order: Sequence[str] = methods
+    """in which they are trained"""
     budget: str = "{steps} steps of 16 problems x 8 responses"
     steps: int = 80
     seeds: int = 5

@@ -94,7 +94,7 @@ def gates_together(gates: Mapping[str, TrainingGate]) -> TrainingGate:
     if len(gates) == 1:
         return next(iter(gates.values()))
 
-    def merged(figures: Sequence[Estimate | None]) -> Estimate | None:
+    def merged(figures: Sequence[Estimate | None], samples: int) -> Estimate | None:
         known = [figure for figure in figures if figure is not None]
         if not known:
             return None
@@ -107,9 +107,9 @@ def gates_together(gates: Mapping[str, TrainingGate]) -> TrainingGate:
         problems=sum(gate.problems for gate in parts),
         samples=samples,
         correct=", ".join(f"{gate.correct} of {name}" for name, gate in gates.items()),
-        pass_1=merged([gate.pass_1 for gate in parts]),
-        pass_group=merged([gate.pass_group for gate in parts]),
-        signal=merged([gate.signal for gate in parts]),
+        pass_1=merged([gate.pass_1 for gate in parts], samples),
+        pass_group=merged([gate.pass_group for gate in parts], samples),
+        signal=merged([gate.signal for gate in parts], 1),
         advice="\n".join(f"{name}: {gate.advice}" for name, gate in gates.items() if gate.advice),
         tasks=gates,
     )

@@ -29,16 +29,18 @@ from torch import Tensor
 
 from reasoner.config import LearningConfig, LoraConfig
 from reasoner.distributed.ranks import PATIENCE, Ranks, in_rows, open_ranks
-from reasoner.distributed.sharding import LogprobModel
+from reasoner.distributed.sharding import LogprobModel, ShardedPolicy
+from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.weights import Weights
 from reasoner.learning.adapter import WithoutAdapter
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.deepspeed.engine import DeepspeedLearner, _deepspeed
 from reasoner.learning.learner import Learner, PerturbableLearner, WeightFunction
-from reasoner.learning.model.policy import Dtype
+from reasoner.learning.model.policy import Dtype, TorchPolicy
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.models.tensor_files import read_files
-from reasoner.records import Group
+from reasoner.records import Batch, Group, ScoredGroup
+from reasoner.training.update import ActiveTerm, update
 from tests.ragged import ragged_groups
 
 SPREADS: dict[str, tuple[Dtype, dict[str, Any]]] = {
@@ -72,6 +74,7 @@ RESUMED = ("zero-0", "zero-3", "lora-zero-2", "lora-zero-3", "zero-1-bfloat16", 
 """spreads that are written as a checkpoint and gone on with"""
 GROUPS = ragged_groups(prompts=(3, 24, 7, 9, 5), responses=3)
 TEMPERATURE = 0.8
+OPD = ActiveTerm("opd", PRESETS["opd"].term, 1.0)
 ONE_GROUP = ragged_groups(prompts=(20,), responses=3, seed=1)
 THREE_GROUPS = ragged_groups(prompts=(45, 44, 43), responses=2, longest=4, seed=2)
 LONG_AND_SHORT = [
@@ -197,6 +200,12 @@ def first_moments(named: Sequence[tuple[str, Tensor]], state: Callable[[Tensor],
     return {name: state(parameter).detach().float().cpu().clone() / 0.1 for name, parameter in named}
 
 
+def teacher_of(model: Path) -> TorchPolicy:
+    """The model beside it, frozen."""
+    teacher = model.with_name("teacher")
+    return TorchPolicy(teacher, device="cpu", dtype="float32", token_budget=60, logit_chunk=5)
+
+
 def main(model: Path, output: Path) -> None:
     """All ranks at once; ends with an error if one of them does."""
     _deepspeed("cpu")
@@ -239,6 +248,11 @@ def rank(model: Path, output: Path) -> None:
         pairs = ranks if ranks.count % 2 else in_rows(ranks, 2)
         if ranks.count > 1:
             train_critic(model, ranks, output / f"rank-{ranks.index}")
+        if ranks.count in (2, 3):
+            config = learning(deepspeed={"zero_stage": 2})
+            taught = DeepspeedLearner(model, device="cpu", dtype="float32", config=config, total_steps=5, ranks=ranks)
+            teacher = ShardedPolicy(teacher_of(model), ranks)
+            learn_of_teacher(taught, teacher, ranks, output / f"rank-{ranks.index}")
         if ranks.count % 2 == 0:
             train_critic(model, pairs, output / f"rank-{ranks.index}" / "rows")
         names = {1: ON_ONE_RANK, 2: tuple(SPREADS), 3: ON_THREE_RANKS, 4: ON_FOUR_RANKS}[ranks.count]
@@ -292,6 +306,22 @@ def train_critic(model: Path, ranks: Ranks, folder: Path) -> None:
         critic.save(folder / "critic", exact=True)
     values = [row for groups in BATCHES.values() for row in critic.values(groups)]
     (folder / "critic.json").write_text(json.dumps([reports, values, critic.version]))
+
+
+def learn_of_teacher(learner: Learner, teacher: LogprobModel, ranks: Ranks, folder: Path) -> None:
+    """Steps of a policy towards a teacher that is as spread as the policy is; what they did is in `folder`."""
+    found = []
+    for groups in (ONE_GROUP, THREE_GROUPS, GROUPS):  # the groups of a step have as many responses each
+        old, taught = (tuple(map(tuple, each.logprobs(groups, TEMPERATURE))) for each in (learner, teacher))
+        scored = tuple(ScoredGroup(group, ((),) * (n := len(group.responses)), (None,) * n) for group in groups)
+        batch = Batch(scored, old_logprobs=old, teacher_logprobs=taught, temperature=TEMPERATURE)
+        report = update({"online": batch}, [OPD], learner, max_tokens=32, ranks=ranks)
+        found.append([taught, report.credits, report.weights, [step.grad_norm for step in report.steps]])
+    folder.mkdir(parents=True, exist_ok=True)
+    published = folder / "taught"
+    published.mkdir()
+    learner.publish(published)
+    (folder / "taught.json").write_text(json.dumps([found, learner.version]))
 
 
 def to_returns(rows: Sequence[int], values_RT: Tensor, _: Tensor | None = None) -> Weights:

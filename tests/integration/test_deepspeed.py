@@ -23,6 +23,7 @@ from reasoner.distributed.sharding import rows_by_group, shares_of
 from reasoner.learning.critic import HEAD_FILE
 from reasoner.learning.model.policy import Dtype
 from reasoner.learning.torch_engine import TorchLearner
+from reasoner.models.tensor_files import read_files
 from tests.integration import deepspeed_steps
 from tests.integration.deepspeed_steps import (
     BATCHES,
@@ -33,9 +34,11 @@ from tests.integration.deepspeed_steps import (
     RESUMED,
     SPREADS,
     first_moments,
+    learn_of_teacher,
     learning,
     one_more,
     record,
+    teacher_of,
     train_critic,
 )
 from tests.tiny import build_tiny_model
@@ -50,6 +53,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the torch engine, and one, two and three ranks of DeepSpeed did."""
     folder = tmp_path_factory.mktemp("deepspeed")
     model = _renamed(build_tiny_model(folder / "tiny"))
+    build_tiny_model(folder / "teacher", seed=1)
     for dtype in ("float32", "bfloat16"):
         _torch(model, dtype, folder / "torch", dtype)
     _torch(model, "float32", folder / "torch", "lora", LORA)
@@ -199,6 +203,26 @@ def test_a_critic_on_several_ranks_makes_the_steps_of_one(outcomes: Path, tmp_pa
         for place in ("two/rank-0", "three/rank-0", "two/rank-0/rows", "four/rank-0/rows"):
             saved = outcomes / place / "critic" / name
             assert distance(load_file(saved), load_file(tmp_path / "critic" / name)) < 1e-9
+
+
+def test_a_teacher_on_several_ranks_gives_the_credit_and_the_steps_of_one(outcomes: Path, tmp_path: Path) -> None:
+    """With uneven and empty shares of policy and teacher alike: the same gradients, and the same weights after them."""
+    model = outcomes / "tiny"
+    learner = TorchLearner(model, device="cpu", dtype="float32", config=learning(), total_steps=5)
+    learn_of_teacher(learner, teacher_of(model), ALONE, tmp_path)
+    batches, version = json.loads((tmp_path / "taught.json").read_text())
+    assert version == len(batches) == 3
+    assert all(any(map(any, weights)) for _, _, weights, _ in batches)
+    for rank in ("two/rank-0", "two/rank-1", "three/rank-0", "three/rank-2"):
+        got, done = json.loads((outcomes / rank / "taught.json").read_text())
+        assert done == version
+        for (taught, credits, weights, norms), expected in zip(got, batches, strict=True):
+            assert largest_difference([taught, weights], [expected[0], expected[2]]) < 1e-4
+            assert credits == pytest.approx(expected[1], abs=1e-4)
+            assert norms == pytest.approx(expected[3], rel=1e-5)
+    for ranks in ("two", "three"):
+        published = outcomes / ranks / "rank-0" / "taught"
+        assert distance(dict(read_files(published)), dict(read_files(tmp_path / "taught"))) < 1e-5
 
 
 @pytest.mark.parametrize(("ranks", "name"), cases("bfloat16"))

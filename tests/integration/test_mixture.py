@@ -121,7 +121,7 @@ def resumed(folder: Path, steps: int) -> None:
 
 
 def without_times(row: dict[str, float]) -> dict[str, float]:
-    measured = ("time/", "memory/", "tokens_per_s/")
+    measured = ("time/", "idle/", "memory/", "tokens_per_s/")
     return {key: value for key, value in row.items() if not key.startswith(measured) and "/seconds" not in key}
 
 

@@ -70,7 +70,7 @@ def only(folder: Path) -> Path:
 
 def same_every_time(row: dict[str, float]) -> dict[str, float]:
     """Metrics without times and memory."""
-    measured = ("time/", "memory/", "tokens_per_s/")
+    measured = ("time/", "idle/", "memory/", "tokens_per_s/")
     return {
         name: value for name, value in row.items() if not name.startswith(measured) and not name.endswith("/seconds")
     }

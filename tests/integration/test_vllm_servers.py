@@ -26,12 +26,14 @@ from reasoner.records import Group, SamplingParams
 from reasoner.sampling.server import offer
 from reasoner.sampling.server.client import Description, Server
 from reasoner.sampling.server.compatibility import ServerRequirements
+from reasoner.sampling.server.policy import ServedPolicy
 from reasoner.sampling.server.sampler import ServerSampler
 from reasoner.training.guards.canary import Canary
 from reasoner.training.weight_sync import SavedModel, check_gap, hand_over
 from reasoner.trajectories.sampler import TrajectorySampler
 from tests import architectures, token_services
 from tests.integration.test_vllm_engine import LIMIT, Reference, gap_of, prompts
+from tests.ragged import ragged_groups
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -172,6 +174,22 @@ def test_log_probabilities_of_both_servers_agree_with_transformers(
     ended = next(TrajectorySampler(sampler).sample(prompts(folder, 1), 8, SamplingParams(1.0, 64, end_tokens=(end,))))
     assert any(response.token_ids[-1] == end for response in ended.responses)
     assert all(end not in response.token_ids[:-1] and "e" not in response.text for response in ended.responses)
+
+
+def test_a_teacher_on_servers_gives_the_log_probabilities_of_given_tokens(
+    servers: list[Served], sampler: ServerSampler, folder: Path
+) -> None:
+    """Of ragged responses that no server sampled; and it is no teacher any more once another run gave it weights."""
+    reference, groups = Reference(folder), ragged_groups(prompts=(3, 24, 7), responses=3)
+    wanted = ServerRequirements("reasoner serve", {"vocab_size": 260}, "float32", MAX_MODEL_LEN, None, of="teacher")
+    with ServedPolicy([server.url for server in servers], wanted) as teacher:
+        found, expected = teacher.logprobs(groups, 1.0), reference.learner.logprobs(groups, 1.0)
+        for mine, theirs in zip(found, expected, strict=True):
+            assert mine == pytest.approx(theirs, abs=1e-4)
+        reference.change("")
+        hand_over(reference.learner, sampler)
+        with pytest.raises(SamplerError, match="has other weights than at the start of the run"):
+            teacher.logprobs(groups, 1.0)
 
 
 def _in_order(sampler: ServerSampler, folder: Path) -> list[Group]:

@@ -8,7 +8,8 @@ import shlex
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import tomli_w
@@ -27,6 +28,7 @@ from reasoner.loading import Resolved, load_config, term_table, to_toml
 from reasoner.loading.introspection import annotation_at
 from reasoner.plugins import hookspecs
 from reasoner.plugins import manager as hooks
+from reasoner.training.build import _bound_terms
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "plugins" / "tanh_grpo.py"
@@ -123,6 +125,21 @@ def test_show_says_what_of_a_paper_is_a_setting_and_its_keys_are_there() -> None
             assert annotation_at(tuple(key.split("."))) is not None, key
     assert "sampling.refills" in PRESETS["dapo"].note
     assert "Not part of the method" not in shown("show", "grpo")
+
+
+def test_what_a_newer_method_equals_is_in_list_show_and_documentation() -> None:
+    known = {name: preset.equals for name, preset in PRESETS.items() if preset.equals}
+    listed = " ".join(shown("list").split())
+    rows = (ROOT / "docs" / "gro.md").read_text(encoding="utf-8").replace("`", "").splitlines()
+    for name, equals in known.items():
+        assert f"- {name}: {equals} " in f"{listed} "
+        assert f"Equals {equals} " in " ".join(shown("show", name).split())
+        assert any(
+            name in row.split("|")[1].replace(",", "").split() and row.endswith(f" {equals} |")
+            for row in rows
+            if row.startswith("| ")
+        ), name
+    assert "Equals" not in shown("show", "grpo")
 
 
 def test_the_list_has_the_methods_of_plugins() -> None:
@@ -406,6 +423,37 @@ def test_a_method_of_a_plugin_loads_like_a_built_in_one(tmp_path: Path) -> None:
         tmp_path, "gro.terms.dapo.credit={kind = 'custom', name = 'rank'}", plugins=[EXAMPLE], gro={"preset": "dapo"}
     )
     assert mixed.config.gro.terms["dapo"].credit == CustomCredit("rank")
+
+
+TILTED = """
+from dataclasses import replace
+from reasoner import PRESETS, Algorithms, CustomLink, Preset, Weighted, hookimpl
+
+@hookimpl
+def register_algorithms():
+    term = replace(PRESETS["grpo"].term, link=CustomLink("tilted"))
+    links = {"tilted": lambda u, c, pull=0.0: c * u - pull * u.square()}
+    return Algorithms({"tilted-grpo": Preset({"tilted": Weighted(term)}, "an example")}, {}, links)
+"""
+
+
+def test_a_link_of_a_plugin_that_is_not_flat_without_credit_is_refused_before_anything_is_loaded(
+    tmp_path: Path,
+) -> None:
+    """With the options that it is used with: of the same link, one use keeps the contract and another does not."""
+    file = tmp_path / "tilted.py"
+    file.write_text(TILTED)
+
+    def bound(*sets: str) -> Mapping[str, Term]:
+        config = load(tmp_path, "gro.preset=tilted-grpo", *sets, plugins=[file]).config
+        return _bound_terms(cast(Any, SimpleNamespace(config=config, manager=hooks.build_manager([str(file)]))))
+
+    assert callable(bound()["tilted"].link)
+    with pytest.raises(
+        ConfigError, match=r"gro\.terms\.tilted\.link\.name = 'tilted': for credit 0 this link has"
+    ) as no:
+        bound("gro.terms.tilted.link.options={pull = 0.5}")
+    assert "the slope 8 at u = -8. Responses without credit get no forward pass" in str(no.value)
 
 
 def test_the_page_about_plugins_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,6 +235,45 @@ def fails(count: int) -> None:
         raise ValueError("no such layer")
 
 
+class Resident(torch.nn.Module):
+    """vLLM's model: what its kernels read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(6), requires_grad=False)
+
+
+@pytest.mark.parametrize("through", ["buckets", "files"])
+def test_a_load_that_changes_nothing_or_too_much_is_seen_in_what_vllm_holds(
+    worker: Worker, tmp_path: Path, through: str
+) -> None:
+    """The receipt says what was read, and would be right."""
+    model, link = Resident(), link_to(worker)
+    worker.extension.get_model = lambda: model
+
+    def give(value: float, takes: float | None) -> object:
+        def reload(weights_iterator: Iterable[tuple[str, Tensor]]) -> None:
+            list(weights_iterator)
+            if takes is not None:
+                model.weight.fill_(takes)
+
+        worker.extension.reload_weights = reload
+        weights = {"w": torch.full((6,), value)}
+        if through == "buckets":
+            return link.give(weights.items(), 1)[0]
+        (folder := tmp_path / str(len([*tmp_path.iterdir()]))).mkdir()
+        write_weights(folder, weights.items())
+        return worker.extension.take_weights(str(folder))
+
+    assert give(1.0, 1.0) == give(1.0, 1.0)
+    assert give(2.0, 2.0) != give(1.0, 1.0)
+    with pytest.raises(SamplerError, match="holds what it held before"):
+        give(3.0, None)
+    give(4.0, 4.0)
+    with pytest.raises(SamplerError, match="holds other tensors than before, of the same weights"):
+        give(4.0, 5.0)
+
+
 def test_a_worker_that_fails_says_why_and_all_weights_are_read(worker: Worker) -> None:
     """Other ranks gather them together with this one, and would wait for it."""
     weights, read = random_weights(*[(900,)] * 6), list[str]()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -743,6 +743,43 @@ def test_vapo_with_a_large_scale_has_a_trace_of_1(seed: int) -> None:
     _assert_close(long, _weighed(case, _terms("ppo", credit=replace(credit, trace=1.0))).weights, rtol=1e-8)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_vapo_with_a_large_scale_is_ppo_with_a_trace_of_1_and_sft_on_right_responses(seed: int) -> None:
+    case = _with(random_case(seed, size=4), [1.0, 0.0, 0.5, 1.5])
+    (ppo, likelihood), credit = PRESETS["vapo"].terms.values(), Advantage(baseline="critic", scale="batch", trace=1.0)
+    scaled = replace(ppo, term=replace(ppo.term, credit=replace(credit, trace_scale=1e12)))
+    found = _weighed(case, {"ppo": scaled, "likelihood": likelihood}).weights
+    right = replace(case, rewards=[[1.0 if (r or 0.0) >= 1.0 else None for r in group] for group in case.rewards])
+    of_ppo = _weighed(case, _terms("ppo", credit=credit, link=Clip(high=0.28))).weights
+    of_sft = _weighed(right, _terms("sft", source="online")).weights
+    assert any(w for row in of_sft for w in row)
+    expected = [[a + 0.1 * b for a, b in zip(*rows, strict=True)] for rows in zip(of_ppo, of_sft, strict=True)]
+    _assert_close(found, expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_reference_as_teacher_pulls_as_the_kl_penalty_does(seed: int) -> None:
+    """On online responses, and with rewards that are all equal."""
+    case = random_case(seed)
+    case = replace(
+        case,
+        rewards=[[0.0] * len(group) for group in case.rewards],
+        old=[[token.item() for token in row] for row in case.l],
+        teacher=case.reference,
+    )
+    penalty = _terms("opd", credit=Advantage(), kl=KL(1.0, "k2"))
+    _assert_close(_weighed(case, _terms("opd")).weights, _weighed(case, penalty).weights)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_self_distillation_without_the_solution_has_no_credit_before_the_first_update(seed: int) -> None:
+    """The initial model is then teacher and policy; afterwards it pulls the policy back."""
+    case = random_case(seed)
+    without = replace(case, teacher=case.old)
+    assert not any(w for row in _weighed(without, _terms("opsd")).weights for w in row)
+    assert any(w for row in _weighed(case, _terms("opsd")).weights for w in row)
+
+
 def test_a_critic_with_a_scaled_trace_learns_from_plain_returns() -> None:
     """With discount 1 and trace 1 every return is the response's reward."""
     inputs = _inputs(random_case(3))
@@ -872,3 +909,27 @@ def test_orpo_survives_a_response_that_is_certain(certain: str) -> None:
     found = _weighed(replace(case, l=logprobs), _terms("orpo"))
     assert math.isfinite(found.loss)
     assert all(math.isfinite(w) for row in found.weights for w in row)
+
+
+IDENTITIES: Mapping[str, Callable[..., None]] = {
+    "maxrl": test_maxrl_of_right_and_wrong_times_the_pass_rate_is_the_mean_baseline,
+    "opo": test_opo_on_equal_lengths_has_the_mean_baseline,
+    "pass-at-k": test_pass_at_1_is_the_mean_baseline_over_the_deviation,
+    "best-of-n": test_best_of_n_with_one_winner_is_raft_before_its_normaliser,
+    "sapo": test_what_bounds_the_ratio_starts_as_the_linear_link,
+    "gmpo": test_gmpo_with_a_distant_bound_is_gspo_without_a_clip,
+    "top-entropy": test_the_tokens_of_high_entropy_have_dapos_weights_and_the_others_none,
+    "luspo": test_luspo_over_the_length_is_gspo,
+    "vespo": test_what_bounds_the_ratio_starts_as_the_linear_link,
+    "dppo-tv": test_dppo_without_a_limit_is_importance_sampling,
+    "dppo-kl": test_dppo_without_a_limit_is_importance_sampling,
+    "topr": test_topr_starts_as_reinforce_with_labels,
+    "opd": test_the_reference_as_teacher_pulls_as_the_kl_penalty_does,
+    "opsd": test_self_distillation_without_the_solution_has_no_credit_before_the_first_update,
+    "vapo": test_vapo_with_a_large_scale_is_ppo_with_a_trace_of_1_and_sft_on_right_responses,
+}
+"""what holds `Preset.equals`"""
+
+
+def test_whatever_a_preset_says_that_it_equals_is_tested() -> None:
+    assert set(IDENTITIES) == {name for name, preset in PRESETS.items() if preset.equals}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import KL, Advantage, Aggregation, Teacher, Term
 from reasoner.loading import load_config
 from reasoner.models.tokenizer import open_tokenizer
+from reasoner.planning.resources import _teacher_folder
 from reasoner.planning.teacher import check_same_tokenizer, teacher_prompts
 from reasoner.records import Batch, Group, Message, Problem, Prompt, Response, ScoredGroup
 from reasoner.sampling.server.compatibility import ServerRequirements
@@ -306,6 +308,23 @@ def test_another_tokenizer_is_refused_with_the_first_difference(
     assert str(refused.value).startswith(f"teacher.path = 'big' has another tokenizer than model.path: {difference}. ")
 
 
+def test_a_teacher_of_another_family_is_refused_before_anything_is_loaded(tiny: Path, tmp_path: Path) -> None:
+    """Real tokenizers: one token more, and the same again, with a chat template of its own, which is not used."""
+    tokenizer = open_tokenizer(tiny, False)
+    other = tmp_path / "teacher"
+    shutil.copytree(tiny, other)
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    tokenizer.save_pretrained(other)
+    config = load(tiny, f"teacher.path={other}")
+    assert _teacher_folder(config, tiny, open_tokenizer(tiny, False)) == other
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(other)
+    with pytest.raises(
+        ConfigError, match=r"has another tokenizer than model.path: the token '<new>', number 260 of the"
+    ):
+        _teacher_folder(config, tiny, open_tokenizer(tiny, False))
+
+
 OFFLINE = ["gro.terms.opsd.anchor.kind=none", "gro.terms.opsd.link.kind=linear"]
 
 
@@ -410,3 +429,27 @@ def test_servers_that_hold_another_model_are_refused_and_need_no_folder_of_ours(
         fake.describes = {"max_model_len": 8}
         with pytest.raises(UserError, match=r"takes 8 tokens.*Start it with: reasoner serve big --port"):
             ServedPolicy([fake.url], wanted())
+
+
+@pytest.mark.parametrize(
+    ("sets", "mistake"),
+    [
+        ([], r"holds the model in bfloat16, and model.dtype \(teacher.dtype is not set\) is float32"),
+        (["model.dtype=bfloat16", "teacher.dtype=float32"], "in bfloat16, and teacher.dtype is float32"),
+        (["teacher.dtype=bfloat16"], "holds another model.*; the teacher's: "),
+    ],
+)
+def test_what_is_wrong_with_a_teachers_server_names_the_teachers_key(tiny: Path, sets: list[str], mistake: str) -> None:
+    config = load(tiny, f"teacher.path={tiny}", *sets)
+    needed = ServerRequirements.teacher(config, tiny, 16)
+    shape = dict(needed.shape)
+    with fake_servers(1) as (fake,):
+        fake.describes = {"dtype": "bfloat16", "shape": shape | ({"vocab_size": 1} if "another" in mistake else {})}
+        with pytest.raises(UserError, match=mistake) as refused:
+            ServedPolicy([fake.url], needed)
+        assert str(refused.value).endswith(
+            f"--port {fake.url.rpartition(':')[2]}"
+        )  # it is served without the run's keys
+        fake.describes = {"dtype": needed.dtype, "shape": shape}
+        with ServedPolicy([fake.url], needed):
+            pass

@@ -12,7 +12,7 @@ import pytest
 from reasoner.distributed.ranks import ALONE
 from reasoner.errors import DataError
 from reasoner.evaluation.metrics import Criterion
-from reasoner.evaluation.training_gate import PROBLEMS, TrainingGate, judge_gate
+from reasoner.evaluation.training_gate import PROBLEMS, TrainingGate, gates_together, judge_gate
 from reasoner.io.serialization import to_json
 from reasoner.records import Component, Failure, Group, Message, Problem, Response, ScoredGroup
 from reasoner.runs.clock import Clock
@@ -102,6 +102,18 @@ def test_what_cannot_be_judged_is_said_and_not_taken_for_wrong() -> None:
     assert failed.pass_1 is None
     assert "how often the model is right is not known (no response was judged)" in failed.sentence
     assert failed.advice.startswith("In no group do the rewards differ")
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_the_gate_of_a_mixture_is_that_of_all_its_groups(size: int) -> None:
+    """Intervals included: whether rewards differ is a yes or no of a group, however many responses it has."""
+    groups = [group(n, [1.0] * each + [0.0] * (size - each)) for n, each in enumerate((0, 0, 1, size, 0, 1, 0, size))]
+    parts = {"words": groups[:3], "sums": groups[3:]}
+    together = gates_together({name: judge_gate(own, MATH, demonstrations=False) for name, own in parts.items()})
+    whole = judge_gate(groups, MATH, demonstrations=False)
+    assert (together.pass_1, together.pass_group, together.signal) == (whole.pass_1, whole.pass_group, whole.signal)
+    assert together.problems == 8
+    assert size == 1 or (whole.signal is not None and whole.signal.interval == "wilson")
 
 
 def trainer(folder: Path, *, steps: int = 0, groups: Sequence[ScoredGroup] | None = (), demos: bool = False) -> Any:

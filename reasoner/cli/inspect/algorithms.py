@@ -55,6 +55,11 @@ def list_algorithms(plugin: options.Plugins = None) -> None:
         legend.add_row(Text(column, style="bold"), Text(meaning))
     console.print(Text("\nWhat the columns mean", style="bold"))
     console.print(legend)
+    if any(preset.equals for preset in presets.values()):
+        console.print(Text("\nWhat newer methods equal", style="bold"))
+        for name, preset in presets.items():
+            if preset.equals:
+                console.print(Padding(Text(f"- {name}: {preset.equals}"), (0, 0, 0, 2)))
     console.print(Text("\nFormula, numbers, needs and TOML of one: reasoner algorithms show NAME"), soft_wrap=True)
 
 
@@ -101,6 +106,9 @@ def show(
         for choice, text in describe.choices_of(weighted.term).items():
             table.add_row(Text(f"  {choice}"), Text(text, overflow="fold"))
         console.print(table)
+    if preset.equals:
+        console.print(Text("\nEquals", style="bold"))
+        console.print(Padding(Text(preset.equals), (0, 0, 0, 2)))
     if preset.note:
         console.print(Text("\nNot part of the method", style="bold"))
         console.print(Padding(Text(preset.note), (0, 0, 0, 2)))

@@ -54,6 +54,8 @@ class Preset:
     """arXiv id or citation; of a mixture what it is for"""
     note: str = ""
     """what of the paper is a setting beside the method, in sentences"""
+    equals: str = ""
+    """the identity or limit that ties a newer method to an older one, in a few words"""
 
     @property
     def term(self) -> Term:
@@ -162,12 +164,36 @@ _NOTES = {
     "(`reasoner rewards show length`).",
 }
 
+_EQUALS = {
+    "maxrl": "with rewards 0 and 1, times the pass rate: R - mean",
+    "opo": "with equal lengths: R - mean",
+    "pass-at-k": "with k = 1: R - mean over the deviation; with any k: every subset counted",
+    "best-of-n": "with one winner among zeros: the credit of raft",
+    "sapo": "near the old policy: the linear link; far from it less than the ratio",
+    "gmpo": "with a distant bound: gspo without its clip",
+    "top-entropy": "with entropy_share = 1: dapo; what is kept weighs as in dapo",
+    "luspo": "over the length: gspo",
+    "vespo": "near the old policy: the linear link",
+    "dppo-tv": "without a limit: importance sampling",
+    "dppo-kl": "without a limit: importance sampling",
+    "topr": "on online responses: reinforce with labels 1 and -1",
+    "opd": "with the reference as teacher: the KL penalty k2 with coefficient 1",
+    "opsd": "without the solution: no credit before the first update",
+    "vapo": "with a large trace_scale: ppo with a trace of 1, plus sft on right responses",
+}
+"""a test holds every line"""
+
+
+def _noted(name: str, preset: Preset) -> Preset:
+    return replace(preset, note=_NOTES.get(name, ""), equals=_EQUALS.get(name, ""))
+
+
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        **{
-            name: Preset({name: Weighted(term)}, paper, _NOTES.get(name, ""))
-            for name, (term, paper) in _METHODS.items()
-        },
-        **_MIXTURES,
+        name: _noted(name, preset)
+        for name, preset in {
+            **{name: Preset({name: Weighted(term)}, paper) for name, (term, paper) in _METHODS.items()},
+            **_MIXTURES,
+        }.items()
     }
 )

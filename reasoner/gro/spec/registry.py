@@ -22,7 +22,7 @@ class Algorithms:
     are valid; others get no credit whatever is returned"""
     links: Mapping[str, LinkFunction] = field(default_factory=dict)
     """`(u, c, **options) -> value`: u = evidence - anchor, c = credit; the value is maximised, elementwise and
-    differentiable in u"""
+    differentiable in u, and flat where c = 0: what has no credit gets no forward pass. A run refuses another one"""
 
     def bind(self, term: Term) -> Term:
         """The term with the functions that its `custom` credit and link name, their options bound.

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from reasoner.config import Config
@@ -37,6 +37,10 @@ class ServerRequirements:
     """through which it gets new weights; None: it keeps those that it has"""
     may_pull: bool = False
     """whether one that cannot read the folder pulls them over HTTP"""
+    dtype_key: str = "model.dtype"
+    """where `dtype` comes from"""
+    of: Literal["run", "teacher"] = "run"
+    """whose model it holds"""
 
     @classmethod
     def by(cls, config: Config, folder: Path | None, max_model_len: int, typed: str) -> ServerRequirements:
@@ -64,7 +68,8 @@ class ServerRequirements:
             f"reasoner serve {shlex.quote(str(folder))} --set model.dtype={dtype} "
             f"--set sampling.max_prompt_tokens={max_model_len - 1} --set sampling.max_tokens=1"
         )
-        return cls(command, _shape_of(folder), dtype, max_model_len, None)
+        key = "teacher.dtype" if config.teacher.dtype else "model.dtype (teacher.dtype is not set)"
+        return cls(command, _shape_of(folder), dtype, max_model_len, None, dtype_key=key, of="teacher")
 
     def pulling(self, servers: Sequence[Server], descriptions: Sequence[Description]) -> list[Server]:
         """Those that pull their weights over HTTP."""
@@ -93,8 +98,10 @@ class ServerRequirements:
             if description.shape.get(name) != self.shape[name]
         ]
         wrong = {
-            f"holds another model ({', '.join(other)}; the run's: {dict(self.shape)})": bool(other),
-            f"holds the model in {description.dtype}, and model.dtype is {self.dtype}": description.dtype != self.dtype,
+            f"holds another model ({', '.join(other)}; the {self.of}'s: {dict(self.shape)})": bool(other),
+            f"holds the model in {description.dtype}, and {self.dtype_key} is {self.dtype}": (
+                description.dtype != self.dtype
+            ),
             f"takes {description.max_model_len} tokens, and a prompt and its response may have {self.max_model_len}": (
                 description.max_model_len < self.max_model_len
             ),
@@ -165,9 +172,10 @@ async def describe(
             raise answer
         if mistakes:
             port = urlsplit(server.url).port or 8000
+            further = " (and the --config, --set and --plugin of the run)" if wanted.of == "run" else ""
             raise UserError(
-                f"the server {server.url} {', and it '.join(mistakes)}. Start it with: {wanted.command} --port {port} "
-                "(and the --config, --set and --plugin of the run)"
+                f"the server {server.url} {', and it '.join(mistakes)}. Start it with: {wanted.command} --port {port}"
+                f"{further}"
             )
     return descriptions
 

@@ -19,7 +19,7 @@ from vllm.platforms import current_platform
 
 from reasoner.errors import SamplerError
 from reasoner.models.tensor_files import Digest, read_weights
-from reasoner.sampling.vllm.buckets import DeviceDigest, SharedBuffer, open_cuda, received_weights
+from reasoner.sampling.vllm.buckets import DeviceDigest, SharedBuffer, device_sum, open_cuda, received_weights
 from reasoner.sampling.vllm.messages import SHAPE
 
 
@@ -33,6 +33,8 @@ class WorkerExtension:
     list_loras: Any
     model_runner: Any
     get_model: Any
+    _resident: tuple[str, list[int]] | None = None
+    """checksum of the weights that were published last, and of each of vLLM's own tensors then"""
     _mapped: tuple[SharedBuffer, torch.Tensor] | None = None
 
     def seed_sampling(self, seed: int) -> None:
@@ -46,6 +48,7 @@ class WorkerExtension:
         """Load every tensor of `folder`; returns checksum and number of what was read."""
         digest = Digest()
         self._reload(read_weights(Path(folder), digest))
+        self._check_resident(digest.checksum)
         return digest.checksum, digest.tensors
 
     def take_buckets(self, address: str, is_trial: bool) -> tuple[str, int]:
@@ -63,6 +66,8 @@ class WorkerExtension:
             else:
                 self._reload(weights)
         checksum = digest.checksum
+        if not is_trial:
+            self._check_resident(checksum)
         torch.cuda.empty_cache()  # the copies were made beside what vLLM may take of the GPU
         return checksum, digest.tensors
 
@@ -80,6 +85,25 @@ class WorkerExtension:
             raise SamplerError(
                 f"vLLM did not take the experts of {len(lost)} layers ({lost[0]}, ...) from what it was given: it does "
                 "not know them by the names under which they were published. Set sampling.engine = 'hf'"
+            )
+
+    def _check_resident(self, published: str) -> None:
+        """A second witness, beside the checksum of what was read: vLLM's own tensors, which its kernels read, change
+        with what is published and only with it.
+
+        Raises:
+            SamplerError: they did not.
+        """
+        sums = [device_sum(value) for value in self.get_model().parameters()] if not current_platform.is_cpu() else []
+        if not sums:  # on a CPU vLLM keeps packed copies that are nobody's parameters
+            return
+        resident = torch.stack(sums).tolist()
+        before, self._resident = self._resident, (published, resident)
+        if before and (before[0] == published) != (before[1] == resident):
+            what = "other tensors than before, of the same weights" if before[0] == published else "what it held before"
+            raise SamplerError(
+                f"vLLM was given weights and holds {what}: its load does not do what it says. Set sampling.engine = "
+                "'hf', or take another version of vLLM"
             )
 
     def _unpack_experts(self) -> dict[str, Any]:
