@@ -80,18 +80,18 @@ def annotate(trainer: Trainer, terms: Sequence[ActiveTerm], batches: Mapping[Sou
         groups = [scored.group for scored in batch.groups]
         readers = [active.term for active in terms if active.term.source == source]
         if source == "online" and (off_policy or any(term.needs_old for term in readers)):
-            batch = replace(batch, old_logprobs=_frozen(trainer.learner.logprobs(groups, batch.temperature)))
+            batch = replace(batch, old_logprobs=tuple(trainer.learner.logprobs(groups, batch.temperature)))
         if trainer.reference and any(term.needs_reference for term in readers):
-            reference = _frozen(trainer.reference.logprobs(groups, batch.temperature))
+            reference = tuple(trainer.reference.logprobs(groups, batch.temperature))
             batch = replace(batch, reference_logprobs=reference)
             if source == "labelled" and any(term.anchor.kind == "kl" for term in readers):
                 mismatched = mismatch(groups)
-                reference = _frozen(trainer.reference.logprobs(mismatched, batch.temperature))
+                reference = tuple(trainer.reference.logprobs(mismatched, batch.temperature))
                 batch = replace(batch, mismatched=Mismatched(tuple(mismatched), reference))
         if trainer.teacher and any(term.needs_teacher for term in readers):
-            batch = replace(batch, teacher_logprobs=_frozen(trainer.teacher.logprobs(groups, batch.temperature)))
+            batch = replace(batch, teacher_logprobs=tuple(trainer.teacher.logprobs(groups, batch.temperature)))
         if trainer.critic and any(term.needs_critic for term in readers):
-            batch = replace(batch, values=_frozen(trainer.critic.values(groups)))
+            batch = replace(batch, values=tuple(trainer.critic.values(groups)))
         annotated[source] = batch
     return annotated
 
@@ -111,7 +111,3 @@ def learn(trainer: Trainer, terms: Sequence[ActiveTerm], batches: Mapping[Source
         ranks=trainer.ranks,
         progress=partial(trainer.view.stage, "update"),
     )
-
-
-def _frozen(logprobs_RT: list[list[float]]) -> tuple[tuple[float, ...], ...]:
-    return tuple(map(tuple, logprobs_RT))

@@ -5,6 +5,9 @@
 They are plain data: no torch, no numpy, nothing that knows a stage. Each is written to JSON lines or Parquet and read
 back without loss (`reasoner.io.serialization`), so that any stage can be run alone on saved data.
 
+What there is for every token is a `TokenArray`, a read-only sequence without a Python object for each number. The
+constructors take any sequence of numbers, or an array, and make one of it; `numpy.asarray` of a field is free.
+
 Axes used throughout: N groups (one per problem), G responses of a group, R = all responses of a batch in group order,
 T response tokens. Log-probabilities are natural logarithms of the *sampled* distribution, `log_softmax(logits /
 temperature)`.
@@ -12,10 +15,19 @@ temperature)`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from reasoner.io.token_array import TokenArray
+
+TokenIds = Annotated[Sequence[int], "int32"]
+"""a `TokenArray`, as are the others"""
+TokenMask = Annotated[Sequence[bool], "bool"]
+LogProbs = Annotated[Sequence[float], "float32"]
+"""what models compute: float32 has it exactly"""
+TokenWeights = Annotated[Sequence[float], "float64"]
+"""sums over optimiser steps"""
 FinishReason = Literal["stop", "length", "repetition"]
 FailureKind = Literal["timeout", "crash", "error", "invalid"]
 
@@ -184,11 +196,11 @@ class Response:
     It is for reading and scoring and is never tokenised again. It begins with `<think>` (or another mark,
     `reasoner.data.prompts.thinking`) where the chat template opened the thinking, and keeps the marks of thinking where
     these are special tokens."""
-    token_ids: tuple[int, ...]
+    token_ids: TokenIds
     """(T,) The tokens as they were generated, with the end token where it was sampled."""
-    policy_mask: tuple[bool, ...]
+    policy_mask: TokenMask
     """(T,) True where the policy wrote the token: all of them, unless there are tools or several turns."""
-    sampler_logprobs: tuple[float, ...]
+    sampler_logprobs: LogProbs
     """(T,) The sampler's own log-probability of each token under the sampled distribution, nats; 0 where the mask is
     False."""
     finish_reason: FinishReason
@@ -207,6 +219,9 @@ class Response:
     """What the environment reported; None: there is none."""
 
     def __post_init__(self) -> None:
+        _set(self, "token_ids", TokenArray(self.token_ids, "int32"))
+        _set(self, "policy_mask", TokenArray(self.policy_mask, "bool"))
+        _set(self, "sampler_logprobs", TokenArray(self.sampler_logprobs, "float32"))
         lengths = {len(self.token_ids), len(self.policy_mask), len(self.sampler_logprobs)}
         if len(lengths) != 1 or not self.token_ids:
             raise ValueError(
@@ -226,8 +241,11 @@ class Group:
     """All responses to one problem."""
 
     problem: Problem
-    prompt_ids: tuple[int, ...]
+    prompt_ids: TokenIds
     responses: tuple[Response, ...]
+
+    def __post_init__(self) -> None:
+        _set(self, "prompt_ids", TokenArray(self.prompt_ids, "int32"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,8 +297,11 @@ class Mismatched:
 
     groups: tuple[Group, ...]
     """Groups of one response each."""
-    reference_logprobs: tuple[tuple[float, ...], ...]
+    reference_logprobs: tuple[LogProbs, ...]
     """(R)(T) The log-probabilities of their tokens under the reference policy."""
+
+    def __post_init__(self) -> None:
+        _set(self, "reference_logprobs", _rows(self.reference_logprobs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,14 +310,14 @@ class Batch:
     current policy."""
 
     groups: tuple[ScoredGroup, ...]
-    old_logprobs: tuple[tuple[float, ...], ...] | None = None
+    old_logprobs: tuple[LogProbs, ...] | None = None
     """(R)(T) The log-probabilities under the learner's weights before the first optimiser step on this batch; None:
     there is only one step, at which they equal the current ones."""
-    reference_logprobs: tuple[tuple[float, ...], ...] | None = None
+    reference_logprobs: tuple[LogProbs, ...] | None = None
     """(R)(T) The log-probabilities under the reference policy; None: no term needs them."""
-    teacher_logprobs: tuple[tuple[float, ...], ...] | None = None
+    teacher_logprobs: tuple[LogProbs, ...] | None = None
     """(R)(T) The log-probabilities under the teacher; None: no term needs them."""
-    values: tuple[tuple[float, ...], ...] | None = None
+    values: tuple[LogProbs, ...] | None = None
     """(R)(T) The critic's value of the state before each token; None: no term needs it."""
     greedy_rewards: tuple[float | None, ...] | None = None
     """(N) The reward of a greedy response to each problem, None where it abstained; None: no term needs it."""
@@ -306,25 +327,15 @@ class Batch:
     """The T of the distribution under which the learner computes log-probabilities: the sampling temperature, 1 for
     offline data."""
 
+    def __post_init__(self) -> None:
+        for name in ("old_logprobs", "reference_logprobs", "teacher_logprobs", "values"):
+            if (rows := getattr(self, name)) is not None:
+                _set(self, name, _rows(rows))
+
     @property
     def responses(self) -> tuple[Response, ...]:
         """(R,) All responses in group order."""
         return tuple(response for scored in self.groups for response in scored.group.responses)
-
-    @property
-    def teacher_kl(self) -> float | None:
-        """The old policy's log-probability minus the teacher's, mean over the policy's tokens, nats; None: there is no
-        teacher."""
-        if self.teacher_logprobs is None or self.old_logprobs is None:
-            return None
-        masks = (response.policy_mask for response in self.responses)
-        gaps = [
-            old - teacher
-            for mask, olds, teachers in zip(masks, self.old_logprobs, self.teacher_logprobs, strict=True)
-            for here, old, teacher in zip(mask, olds, teachers, strict=True)
-            if here
-        ]
-        return sum(gaps) / max(len(gaps), 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +344,7 @@ class Rollout:
 
     step: int
     problem: Problem
-    prompt_ids: tuple[int, ...]
+    prompt_ids: TokenIds
     sample: int
     """The index of the response in its group, from 0."""
     response: Response
@@ -342,12 +353,17 @@ class Rollout:
     credit: float | None
     """The credit of the response for the first term that reads it; None: it was not trained on, because it belongs to
     an evaluation or was dropped."""
-    weights: tuple[float, ...] | None = None
+    weights: TokenWeights | None = None
     """(T,) The weight by which the update multiplied each token's log-probability, summed over the optimiser steps of
     the training step; None where `credit` is None."""
     dropped: bool = False
     """Whether the response was sampled for a training step that did not learn from it, because the rewards of its group
     are all equal (`sampling.refills`)."""
+
+    def __post_init__(self) -> None:
+        _set(self, "prompt_ids", TokenArray(self.prompt_ids, "int32"))
+        if self.weights is not None:
+            _set(self, "weights", TokenArray(self.weights, "float64"))
 
     @property
     def training(self) -> bool:
@@ -367,13 +383,18 @@ class NonFiniteResponse:
     source: str
     """`online`, or the data set that the response comes from."""
     problem: Problem
-    prompt_ids: tuple[int, ...]
+    prompt_ids: TokenIds
     response: Response
     reward: float | None
-    outputs: tuple[float, ...]
+    outputs: TokenWeights
     """(T,) The model's output for each token: a log-probability of the policy, or a value of the critic."""
-    weights: tuple[float, ...]
+    weights: TokenWeights
     """(T,) The weights by which the loss multiplied the outputs: - dL / d output."""
+
+    def __post_init__(self) -> None:
+        _set(self, "prompt_ids", TokenArray(self.prompt_ids, "int32"))
+        _set(self, "outputs", TokenArray(self.outputs, "float64"))
+        _set(self, "weights", TokenArray(self.weights, "float64"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,3 +406,10 @@ class Receipt:
     """The checksum (128-bit XXH3) of the published tensors, computed by the sampler from the tensors that it read."""
     tensors: int
     seconds: float
+
+
+_set = object.__setattr__  # the records are frozen
+
+
+def _rows(values: Sequence[Sequence[float]]) -> tuple[LogProbs, ...]:
+    return tuple(TokenArray(row, "float32") for row in values)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What this process does for every token of a step, beside the model: nanoseconds a token, and bytes.
+"""What this process does for every token of a step, beside the model: nanoseconds of processor time a token, and bytes.
 
     scripts/bench_tokens [512x2048 512x8192 ...] [--write]
 
@@ -25,7 +25,8 @@ from typing import Any
 
 import torch
 
-from reasoner.distributed.sharding import rows_by_group
+from reasoner.distributed.ranks import ALONE
+from reasoner.distributed.sharding import rows_by_group, same_batch
 from reasoner.io.parquet import read_parquet, write_parquet
 from reasoner.learning.batching.inputs import flat_inputs, policy_mask
 from reasoner.learning.batching.packing import pack
@@ -33,6 +34,7 @@ from reasoner.monitoring.step_metrics import rollout_metrics
 from reasoner.records import Group, Message, Problem, Response, Rollout, ScoredGroup
 from reasoner.runs.rollouts import index_groups, to_rollouts
 from reasoner.scoring.workers.protocol import dump_response
+from reasoner.training.update import padded
 from reasoner.training.weight_sync import gap_of
 from scripts.harness import parser_of, write_page
 
@@ -85,14 +87,22 @@ def _response(rng: random.Random, length: int) -> Response:
 def places(material: Material) -> Mapping[str, Callable[[], Any]]:
     """What is done to every token, by where."""
     batches = pack(rows_by_group(material.groups), 32768, "auto")
-    logprobs = [list(response.sampler_logprobs) for response in material.responses]
+    logprobs = [response.sampler_logprobs for response in material.responses]
     pickled = pickle.dumps(material.groups, pickle.HIGHEST_PROTOCOL)
-    flat_S = [torch.tensor(row) for row in logprobs]
+    flats = [flat_inputs(batch, CPU) for batch in batches]
+    flat_S = [torch.zeros(len(flat.targets_S)) for flat in flats]
     return {
         "inputs of micro-batches (`flat_inputs`)": lambda: [flat_inputs(batch, CPU) for batch in batches],
         "policy masks (`policy_mask`)": lambda: [policy_mask(batch, material.responses, CPU) for batch in batches],
         "packing (`pack`)": lambda: pack(rows_by_group(material.groups), 32768, "auto"),
-        "log-probabilities as Python's numbers": lambda: [tuple(part.tolist()) for part in flat_S],
+        "log-probabilities by response (`by_row`)": lambda: [
+            flat.by_row(batch, values_S) for batch, flat, values_S in zip(batches, flats, flat_S, strict=True)
+        ],
+        "log-probabilities and masks for the objective (`padded`)": lambda: (
+            padded([response.sampler_logprobs for response in material.responses], torch.float32),
+            padded([response.policy_mask for response in material.responses], torch.bool),
+        ),
+        "fingerprint of a batch (`same_batch`)": lambda: same_batch(rows_by_group(material.groups), ALONE),
         "gap to the sampler (`gap_of`)": lambda: gap_of(logprobs, material.groups),
         "metrics of a step (`rollout_metrics`)": lambda: rollout_metrics(material.scored),
         "scoring protocol (`dump_response`)": lambda: [dump_response(response) for response in material.responses],
@@ -110,14 +120,14 @@ def measure(responses: int, tokens: int, folder: Path) -> dict[str, float]:
     material = make(responses, tokens, folder)
     held = tracemalloc.get_traced_memory()[0] / material.tokens
     tracemalloc.stop()
-    sizes_ = {}
+    nanoseconds = {}
     for name, do in places(material).items():
         gc.collect()
-        started = time.perf_counter()
+        started = time.process_time()
         do()
-        sizes_[name] = (time.perf_counter() - started) * 1e9 / material.tokens
-        print(f"{responses} x {tokens}: {sizes_[name]:8.0f} ns  {name}", flush=True)
-    return sizes_ | {"bytes of a token, in responses and rollouts": held}
+        nanoseconds[name] = (time.process_time() - started) * 1e9 / material.tokens
+        print(f"{responses} x {tokens}: {nanoseconds[name]:8.0f} ns  {name}", flush=True)
+    return nanoseconds | {"bytes of a token, in responses and rollouts": held}
 
 
 def table(sizes: Sequence[str], results: Sequence[Mapping[str, float]]) -> str:
@@ -137,6 +147,8 @@ def main() -> None:
     options = parser.parse_args()
     results = []
     with tempfile.TemporaryDirectory(prefix="bench-tokens-") as folder:
+        for do in places(make(GROUP, 16, Path(folder))).values():
+            do()  # what only the first call does
         for size in options.sizes:
             responses, tokens = map(int, size.split("x"))
             results.append(measure(responses, tokens, Path(folder)))

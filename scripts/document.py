@@ -112,7 +112,8 @@ def records() -> str:
                 continue
             after = classes[name][at + 1] if at + 1 < len(classes[name]) else None
             text = ast.literal_eval(after.value) if isinstance(after, ast.Expr) else ""
-            kind = ast.unparse(aliases.get(ast.unparse(node.annotation), node.annotation)).replace("|", "\\|")
+            hint = aliases.get(ast.unparse(node.annotation), node.annotation)
+            kind = re.sub(r"Annotated\[(.*), '\w+'\]", r"\1", ast.unparse(hint)).replace("|", "\\|")
             rows.append(f"| `{name.lower()}.{ast.unparse(node.target)}` | `{kind}` | {' '.join(text.split())} |")
     return "\n".join(["| | type | what it holds |", "|---|---|---|", *rows]) + "\n"
 
@@ -186,7 +187,7 @@ FOLDERS = {
     "rewards": "built-in reward sources (math, code, models, formats, answers, length, judges), tools and environments",
     "tasks": "built-in tasks: math-gsm8k, math-python, calc, calc-no-tool, guess-number, math-500, aime24, aime25, "
     "code-mbpp, code-humaneval, code-stdin, code-contests, instructions, ifeval",
-    "plugins": "examples: a method, verifiers (a unit, SQL, puzzles), all of reasoning-gym as tasks",
+    "plugins": "examples: a method, verifiers (a unit, SQL, puzzles), tasks of reasoning-gym and verifiers, OpenEnv",
     "tests": "unit, integration (real vLLM, real processes), docs",
     "scripts": "quickstart, install, test, check, validate_gro, check_models, benchmarks",
     "docs": "README.md is the index: getting started, concepts, tasks, rewards, methods, every command and figure",

@@ -76,7 +76,7 @@ def check_engine(scene: Scene) -> None:
 def check_seeds(scene: Scene) -> None:
     """What the same seed gives, within an engine and across its starts."""
 
-    def drawn(sampler: TrajectorySampler, seed: int) -> list[tuple[int, ...]]:
+    def drawn(sampler: TrajectorySampler, seed: int) -> list[Sequence[int]]:
         groups = _sample(sampler, scene, 8, 4, 24, seed=seed)
         return [response.token_ids for group in groups for response in group.responses]
 
@@ -185,7 +185,7 @@ def _free() -> float:
     return torch.cuda.mem_get_info()[0] / 2**30
 
 
-def _tokens(groups: Sequence[Group]) -> list[tuple[int, ...]]:
+def _tokens(groups: Sequence[Group]) -> list[Sequence[int]]:
     return [response.token_ids for group in groups for response in group.responses]
 
 

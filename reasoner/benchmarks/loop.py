@@ -19,7 +19,7 @@ from reasoner.training.evaluator import evaluation_params, in_order
 from reasoner.training.guards.applicability import unjudged_reason
 from reasoner.training.guards.environment_failures import limit_failures
 from reasoner.training.weight_sync import SavedModel, hand_over
-from reasoner.trajectories.factory import open_interaction, open_sampler
+from reasoner.trajectories.factory import open_interactions, open_sampler
 from reasoner.trajectories.sampler import TrajectorySampler
 
 
@@ -71,10 +71,10 @@ def _sample_and_score(
     if not left:
         return in_order(groups, part.prompts, part.samples)
     told = view.message
-    with open_interaction(config, part.resources.turn_format, told, folder.log) as interaction:
+    with open_interactions(config, part.resources.turn_formats, told, folder.log) as interactions:
         # Others than those that an interruption cut off: they are as good, and not the same ones over again.
         params = part.resources.turn_end.added_to(evaluation_params(config, len(done)))
-        drawn = sampler.interacting(interaction).sample(left, part.samples, params)
+        drawn = sampler.interacting(interactions).sample(left, part.samples, params)
         drawn = limit_failures(drawn, len(left) * part.samples, config.environment)
         progress = partial(view.stage, "evaluation")
         counting = counted(drawn, part.samples * len(part.prompts), progress, part.samples * len(done))

@@ -10,7 +10,12 @@ import typer
 from reasoner.sandbox.permission import FLAG, permit_unsandboxed
 
 TaskOption = Annotated[
-    str, typer.Argument(metavar="TASK", help="Name of a task (`reasoner tasks list`), or a TOML file of your own.")
+    list[str],
+    typer.Argument(
+        metavar="TASK[=WEIGHT]...",
+        help="Name of a task (`reasoner tasks list`), or a TOML file of your own; several, with their weights, are a "
+        "mixture.",
+    ),
 ]
 Profile = Annotated[
     str | None,

@@ -18,7 +18,15 @@ Input: tables of values (`reasoner.loading` reads them from files). Output: a `C
 
 from reasoner.config.config import Config
 from reasoner.config.consistency import mistake_of_conditions
-from reasoner.config.data import DataConfig, MissingPolicy, OfflineConfig, PromptConfig, RowPolicy, SourceConfig
+from reasoner.config.data import (
+    DataConfig,
+    DuplicatePolicy,
+    MissingPolicy,
+    OfflineConfig,
+    PromptConfig,
+    RowPolicy,
+    SourceConfig,
+)
 from reasoner.config.environment import EnvironmentConfig
 from reasoner.config.learning import LearningConfig, LoraConfig, PolicyConfig
 from reasoner.config.objective import TermConfig
@@ -31,6 +39,7 @@ from reasoner.config.sections import EvaluationConfig
 __all__ = [
     "Config",
     "DataConfig",
+    "DuplicatePolicy",
     "EnvironmentConfig",
     "EvaluationConfig",
     "LearningConfig",

@@ -12,6 +12,7 @@ from typing import Self
 from pydantic import model_validator
 
 from reasoner.config.consistency import CHECKS, check_parts
+from reasoner.config.environment import EnvironmentConfig
 from reasoner.config.objective import GroConfig
 from reasoner.config.rewards import RewardConfig
 from reasoner.config.sections import EvaluationConfig, PartConfig, Sections
@@ -60,6 +61,12 @@ class Config(Sections):
         if self.mixture or self.also:
             return {name: task.rewards for name, task in self.evaluated.items()}
         return {self.task: self.rewards}
+
+    @property
+    def environments(self) -> Mapping[str, EnvironmentConfig]:
+        """The tools and environments of all tasks that have some, by task."""
+        tasks = {self.task: self, **self.parts, **self.also}
+        return {name: task.environment for name, task in tasks.items() if task.environment is not None}
 
     @property
     def without_other_tasks(self) -> Config:

@@ -381,27 +381,12 @@ def check_parts(config: Sections) -> None:
         )
     for part in also:
         _check_also(part)
-    _check_no_environment(config)
     _check_best(config, [*own, *(part.task for part in also)])
     _check_formats(config)
     if config.curriculum.parts != "fixed" and not config.mixture:
         raise ValueError(f"curriculum.parts = {config.curriculum.parts!r} has no effect without [[mixture]]")
     if config.mixture:
         _check_mixture(config)
-
-
-def _check_no_environment(config: Sections) -> None:
-    """Turns are one way for all problems that are sampled; several tasks would need one each."""
-    also = config.evaluation.also if config.evaluation else []
-    places: dict[str, PartConfig] = {f"mixture.{part.task}.": part for part in config.mixture}
-    places |= {f"evaluation.also.{part.task}.": part for part in also}
-    named = [place for place, part in places.items() if part.environment is not None]
-    named += [""] if places and config.environment is not None else []
-    if named:
-        raise ValueError(
-            f"{named[0]}environment: tools and environments cannot be used in one run with several tasks: leave the "
-            f"section out, {named[0]}environment = 'none', or train on the task alone"
-        )
 
 
 def _check_best(config: Sections, names: Sequence[str]) -> None:

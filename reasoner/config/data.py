@@ -10,6 +10,8 @@ from reasoner.config.section import Positive, Section
 
 RowPolicy = Literal["refuse", "drop"]
 """handling of rows that cannot be used"""
+DuplicatePolicy = Literal["refuse", "drop", "keep"]
+"""handling of rows that say the same as an earlier one of their source"""
 MissingPolicy = Literal["refuse", "empty"]
 """handling of values that a template uses and a row does not have"""
 
@@ -69,9 +71,12 @@ class SourceConfig(Section):
     """Handling of a value that a template uses and a row does not have, or has as null: `refuse` makes it a row that
     cannot be used, `empty` renders it as nothing. A name that no row has is refused in any case."""
     on_bad_row: RowPolicy | None = None
-    """Handling of this source's rows that cannot be used, and of duplicates; `none` does as `data.on_bad_row` says."""
+    """Handling of this source's rows that cannot be used; `none` does as `data.on_bad_row` says."""
     too_long: RowPolicy | None = None
     """Handling of this source's prompts that are too long; `none` does as `on_bad_row` says."""
+    duplicates: DuplicatePolicy | None = None
+    """Handling of this source's rows that repeat an earlier one word for word, question and answer: `refuse`, `drop`
+    (the first one stays) or `keep`; `none` does as `on_bad_row` says, and keeps those of a generator."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -114,9 +119,9 @@ class DataConfig(Section):
     """Share of the training rows held out for evaluation in place of `data.eval`, also of `pairs`, `labelled` and
     `demos`. The same rows are held out for every `run.seed`."""
     on_bad_row: RowPolicy = "refuse"
-    """Handling of rows that cannot be used (an empty answer, a missing field, a prompt that is too long): `refuse`
-    stops before training with a list of them; `drop` leaves them and duplicates out, and reports how many. A source has
-    its own `on_bad_row` and `too_long`."""
+    """Handling of rows that cannot be used (an empty answer, a missing field, a prompt that is too long, a duplicate):
+    `refuse` stops before training with a list of them; `drop` leaves them out, and reports how many. A source has its
+    own `on_bad_row`, `too_long` and `duplicates`."""
 
     @property
     def sources(self) -> dict[str, SourceConfig]:

@@ -44,7 +44,7 @@ class PartConfig(Section):
     evaluation: PartEvaluation | None = None
     """As in `[evaluation]`."""
     environment: EnvironmentConfig | None = None
-    """Refused: tools and environments cannot be used in a run with several tasks yet."""
+    """As in `[environment]`: tools and an environment of this task alone."""
 
 
 class MixturePart(PartConfig):

@@ -27,6 +27,7 @@ from reasoner.data.rows import Row, field_names, text_field
 from reasoner.data.turns import opening_of
 from reasoner.errors import ConfigError, DataError
 from reasoner.io.safe_text import storable
+from reasoner.io.serialization import to_json
 from reasoner.plugins.hookspecs import Generator
 from reasoner.records import Message, Problem
 
@@ -400,7 +401,10 @@ def _identity(problem: Problem) -> Problem:
 
 
 def _texts(problem: Problem) -> list[str]:
-    return [*(f"{message.role}: {message.content}" for message in problem.messages), problem.answer]
+    """What makes a problem the same as another: what is asked and the reference. Without a reference a verifier reads
+    other fields (tests, instructions), and any of them may tell the two apart."""
+    reference = problem.answer or to_json(dict(problem.fields))
+    return [*(f"{message.role}: {message.content}" for message in problem.messages), reference]
 
 
 def _ignored_keys(prompt: PromptConfig) -> str:

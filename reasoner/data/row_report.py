@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from reasoner.config import RowPolicy, SourceConfig
+from reasoner.config import DuplicatePolicy, RowPolicy, SourceConfig
 from reasoner.errors import DataError
 
 NAMED = 5
 """rows that a refusal names of a source; the others are counted by kind"""
 DROPPED_NAMED = 3
 """rows that were left out, and that a note names"""
+DUPLICATES = "that repeat an earlier one"
+"""what duplicates are counted as"""
 
 
 class RowError(DataError):
@@ -69,6 +71,8 @@ class _Section:
     """what becomes of its bad rows, and the key that says so"""
     too_long: tuple[RowPolicy, str]
     """the same of those that are too long"""
+    duplicates: tuple[DuplicatePolicy, str]
+    """the same of those that repeat an earlier one"""
     kept: int = 0
     refused: _Faults = field(default_factory=_Faults)
     dropped: _Faults = field(default_factory=_Faults)
@@ -76,12 +80,13 @@ class _Section:
     seen: dict[bytes, str] = field(default_factory=dict)
     """digest of what a row says -> its place"""
     repeated: list[tuple[str, str]] = field(default_factory=list)
-    """places of the first rows that say the same as an earlier one, and of that"""
+    """places of the first duplicates that are not refused, and of what they repeat"""
     repetitions: int = 0
+    """how many those are"""
 
     @property
     def total(self) -> int:
-        left_out = self.repetitions if self.on_bad_row[0] == "drop" else 0
+        left_out = self.repetitions if self.duplicates[0] == "drop" else 0
         return self.kept + self.refused.kinds.total() + self.dropped.kinds.total() + left_out
 
     @property
@@ -101,12 +106,17 @@ class RowReport:
         self._sections: dict[str, _Section] = {}
 
     def follow(self, section: str, source: SourceConfig) -> None:
-        """Handle the rows of a source as it says (`on_bad_row`, `too_long`)."""
+        """Handle the rows of a source as it says (`on_bad_row`, `too_long`, `duplicates`)."""
         of_source = self._of(section)
         if source.on_bad_row is not None:
-            of_source.on_bad_row = of_source.too_long = (source.on_bad_row, f"{section}.on_bad_row")
+            of_source.on_bad_row = of_source.too_long = of_source.duplicates = (
+                source.on_bad_row,
+                f"{section}.on_bad_row",
+            )
         if source.too_long is not None:
             of_source.too_long = (source.too_long, f"{section}.too_long")
+        if source.duplicates is not None or source.generator is not None:
+            of_source.duplicates = (source.duplicates or "keep", f"{section}.duplicates")
 
     @contextmanager
     def collecting(self, section: str) -> Iterator[None]:
@@ -124,6 +134,8 @@ class RowReport:
         """Note a bad row."""
         of_source = self._of(section)
         policy, key = of_source.too_long if error.too_long else of_source.on_bad_row
+        if error.kind == DUPLICATES:
+            policy, key = "refuse", of_source.duplicates[1]
         (of_source.refused if policy == "refuse" else of_source.dropped).add(error, key)
 
     def keep(self, section: str, rows: int) -> None:
@@ -139,16 +151,22 @@ class RowReport:
 
         Args:
             texts: all that the row says to the training.
+
+        Raises:
+            RowError: it does, and is refused for that.
         """
         of_source = self._of(section)
         digest = hashlib.blake2b("\0".join(texts).encode("utf-8", "replace"), digest_size=16).digest()
         earlier = of_source.seen.setdefault(digest, place)
         if earlier == place:
             return False
+        policy, _ = of_source.duplicates
+        if policy == "refuse":
+            raise RowError(place, f"it repeats {earlier}.", DUPLICATES)
         of_source.repetitions += 1
         if len(of_source.repeated) < DROPPED_NAMED:
             of_source.repeated.append((place, earlier))
-        return of_source.on_bad_row[0] == "drop"
+        return policy == "drop"
 
     def settle(self) -> tuple[str, ...]:
         """Sentences on what was left out and what is worth knowing.
@@ -159,11 +177,11 @@ class RowReport:
         refused = {section: state for section, state in self._sections.items() if state.is_refused}
         if refused:
             lines = [_refusal(section, state) for section, state in refused.items()]
-            raise DataError("\n".join([*lines, *_advice(refused.values())]))
+            raise DataError("\n".join([*lines, *_advice(refused)]))
         return tuple(note for section, state in self._sections.items() for note in _notes(section, state))
 
     def _of(self, section: str) -> _Section:
-        return self._sections.setdefault(section, _Section(self._default, self._default))
+        return self._sections.setdefault(section, _Section(self._default, self._default, self._default))
 
 
 def _notes(section: str, state: _Section) -> Iterator[str]:
@@ -177,11 +195,10 @@ def _notes(section: str, state: _Section) -> Iterator[str]:
         pairs = "; ".join(f"{place}, as {earlier}" for place, earlier in state.repeated)
         what = f"{section}: rows that repeat an earlier one"
         count = f"{state.repetitions:,} (the first: {pairs})"
-        policy, key = state.on_bad_row
-        if policy == "drop":
+        if state.duplicates[0] == "drop":
             yield f"{what} and were left out: {count}."
         else:
-            yield f"{what}: {count}; to leave them out: --set {key}=drop."
+            yield f"{what}: {count}; to leave them out: --set {section}.duplicates=drop."
     yield from state.notes
 
 
@@ -201,13 +218,19 @@ def _refusal(section: str, state: _Section) -> str:
     return "\n".join(lines)
 
 
-def _advice(refused: Collection[_Section]) -> list[str]:
+def _advice(refused: Mapping[str, _Section]) -> list[str]:
     """How the rows can be left out, where something would be left then."""
-    if not all(state.kept for state in refused):
+    if not all(state.kept for state in refused.values()):
         return []
-    keys = dict.fromkeys(key for state in refused for key in state.refused.keys)
+    alone = {section: {*state.refused.kinds} == {DUPLICATES} for section, state in refused.items()}
+    keys = dict.fromkeys(
+        key
+        for section, state in refused.items()
+        for key in ([f"{section}.duplicates"] if alone[section] else state.refused.keys)
+    )
     sets = " ".join(f"--set {key}=drop" for key in keys)
-    return [f"Correct these rows, or leave them out: {sets}."]
+    kept = " (or keep them: =keep)" if all(alone.values()) else ""
+    return [f"Correct these rows, or leave them out: {sets}{kept}."]
 
 
 def _count_text(kinds: Counter[str]) -> str:

@@ -84,11 +84,10 @@ def build(
             break
         try:
             item = make(row)
+            if not report.is_repeated(section, row.place, texts(item)):
+                built.append(item)
         except RowError as error:
             bad.append((row.index, error))
-            continue
-        if not report.is_repeated(section, row.place, texts(item)):
-            built.append(item)
     for _, wrong in sorted(bad, key=lambda entry: entry[0]):  # the first ones of the source are named
         report.add(section, wrong)
     report.keep(section, len(built))

@@ -91,11 +91,17 @@ class Ranks:
         """The values of all ranks, in the order of the ranks."""
         if self.count == 1:
             return [value]
-        import torch.distributed as dist
+        from reasoner.distributed.exchange import all_gather
 
-        values: list[Any] = [None] * self.count
-        dist.all_gather_object(values, value, group=self.group)
-        return values
+        return all_gather(value, self.count, self.index, self.group)
+
+    def gather_first(self, value: T) -> list[T]:
+        """The values of all ranks on the first one; the others send theirs and get their own alone."""
+        if self.count == 1:
+            return [value]
+        from reasoner.distributed.exchange import gather
+
+        return gather(value, self.count, self.index, self.group)
 
     def broadcast(self, value: T) -> T:
         """The first rank's value."""

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Protocol
+
+import numpy as np
 
 from reasoner.distributed.ranks import Ranks, share
 from reasoner.errors import RunError
@@ -93,8 +96,8 @@ def share_of(groups: Sequence[GroupRows], ranks: Ranks) -> list[GroupRows]:
 
 
 def sharded_outputs(
-    groups: Sequence[Group], ranks: Ranks, local: Callable[[Sequence[GroupRows]], Mapping[int, list[float]]]
-) -> list[list[float]]:
+    groups: Sequence[Group], ranks: Ranks, local: Callable[[Sequence[GroupRows]], Mapping[int, Sequence[float]]]
+) -> list[Sequence[float]]:
     """(R)(T): every rank computes its share, and all have the whole.
 
     Args:
@@ -110,8 +113,12 @@ def same_batch(groups: Sequence[GroupRows], ranks: Ranks) -> None:
 
     Raises:
         RunError: the batches differ."""
-    fingerprint = hash(tuple((row, group.response(row).token_ids) for group in groups for row in group.rows))
-    if len(set(ranks.gather(fingerprint))) > 1:
+    seen = blake2b(digest_size=8)
+    for group in groups:
+        for row in group.rows:
+            seen.update(row.to_bytes(8, "little"))
+            seen.update(np.asarray(group.response(row).token_ids).data)
+    if len(set(ranks.gather(int.from_bytes(seen.digest())))) > 1:
         raise RunError(
             "ranks hold different batches: something that decides about the data depends on the rank, such as a "
             "plugin that uses an unseeded random choice or the time"
@@ -121,7 +128,7 @@ def same_batch(groups: Sequence[GroupRows], ranks: Ranks) -> None:
 class LogprobModel(Protocol):
     """A model that computes log-probabilities."""
 
-    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> Sequence[Sequence[float]]:
         """(R)(T) log-probability of every response token."""
         ...
 
@@ -133,10 +140,10 @@ class ShardedPolicy:
     policy: LogprobModel
     ranks: Ranks
 
-    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> Sequence[Sequence[float]]:
         """(R)(T) log-probability of every response token, on every rank."""
 
-        def local(share: Sequence[GroupRows]) -> dict[int, list[float]]:
+        def local(share: Sequence[GroupRows]) -> dict[int, Sequence[float]]:
             values = self.policy.logprobs([part.group for part in share], temperature)
             return dict(zip((row for part in share for row in part.rows), values, strict=True))
 

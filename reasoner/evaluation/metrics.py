@@ -380,7 +380,7 @@ def _by_problem(groups: Sequence[ScoredGroup], samples: int, criterion: Criterio
         values["finished", "share"] = [float(r.finish_reason == "stop") for r in responses]
         if extracts:
             values["parsable", "share"] = [float(_present(answer)) for answer in answers]
-        values["length", "tokens"] = [float(sum(r.policy_mask)) for r in responses]
+        values["length", "tokens"] = [float(r.policy_mask.count(True)) for r in responses]
         values["reward", "reward"] = [reward for reward in scored.rewards if reward is not None]
         for component in (c for components in scored.components for c in components):
             known = values.setdefault((f"reward/{component.source}", "reward"), [])

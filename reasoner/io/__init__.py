@@ -7,5 +7,6 @@ It knows nothing of runs, models or training.
     atomic_files.py, folder_lock.py complete or not there; one process at a time
     http_json.py                    requests to services
     redaction.py, safe_text.py      no secrets and no control characters in what is stored or shown
+    token_array.py                  one number per token
     terminal.py                     the terminal
 """

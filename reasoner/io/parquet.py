@@ -2,7 +2,10 @@
 
     dataclass -> struct     tuple[T, ...] -> list             T | None -> nullable    Literal -> string
     int -> int64            float -> float64, bit for bit     Mapping[str, Any] -> JSON text (it has no fixed columns)
-    tuple[A, B] -> struct of the fields 0 and 1
+    tuple[A, B] -> struct of the fields 0 and 1               TokenArray -> list of its kind of number
+
+Fields of the record and of records inside it are written and read as columns: what is there for every token goes from
+memory to memory, and a `TokenArray` that is read is a part of its column.
 
 NaN and infinity are kept in float fields. Mappings and texts are written as in JSON (`reasoner.io.serialization`). A
 file may have been written by anybody: it must be a regular one, and unpacks to at most `UNPACKED` times its size.
@@ -17,9 +20,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from reasoner.errors import DataError, nearest
@@ -27,6 +32,7 @@ from reasoner.io.atomic_files import replacing
 from reasoner.io.bounded_files import open_regular, parse_json
 from reasoner.io.safe_text import storable, storable_json
 from reasoner.io.serialization import shortened
+from reasoner.io.token_array import Kind, TokenArray
 
 R = TypeVar("R")
 
@@ -47,7 +53,21 @@ def write_parquet(path: Path, records: Sequence[R]) -> None:
         raise DataError(f"{path}: there is nothing to write, and no columns without a record")
     struct = _struct(type(records[0]))
     with replacing(path) as temporary:
-        pq.write_table(_table(path, records, struct), temporary, compression="zstd")
+        table = _table(path, records, struct)
+        # texts repeat, those of a problem in every row; looking for equal log-probabilities takes longer than the rest
+        texts = [column for name, child in struct.children.items() for column in _texts(name, child.type)]
+        pq.write_table(table, temporary, compression="zstd", use_dictionary=texts)
+
+
+def _texts(path: str, type_: pa.DataType) -> Iterator[str]:
+    """The columns of text of a field, as Parquet names them."""
+    if pa.types.is_struct(type_):
+        for each in type_:
+            yield from _texts(f"{path}.{each.name}", each.type)
+    elif pa.types.is_list(type_):
+        yield from _texts(f"{path}.list.element", type_.value_type)
+    elif pa.types.is_string(type_):
+        yield path
 
 
 def unstorable(record: Any) -> str:
@@ -71,9 +91,10 @@ def read_parquet(path: Path, type_: type[R], rows: Sequence[int] | None = None) 
     for batch in _batches(path, type_, struct, _schema(struct).names):
         here = [at for at in range(len(batch)) if wanted is None or number + at in wanted]
         chosen = batch if len(here) == len(batch) else batch.take(here)
-        for at, row in zip(here, _rows(path, chosen), strict=True):
+        rows_of_batch = iter(_unpacked(path, chosen, type_, struct))
+        for at in here:
             try:
-                records[number + at] = struct.unpack(row)
+                records[number + at] = next(rows_of_batch)
             except ValueError as error:
                 raise DataError(f"{path}, row {number + at + 1}, {type_.__name__}: {error}") from error
         number += len(batch)
@@ -132,12 +153,18 @@ def _bomb(path: Path, most: int) -> DataError:
     return DataError(f"{path} unpacks to more than {most:,} bytes, which is more than a run's file of its size does.")
 
 
-def _rows(path: Path, batch: pa.RecordBatch) -> list[dict[str, Any]]:
+def _unpacked(path: Path, batch: pa.RecordBatch, type_: type[R], struct: _Column) -> Iterator[R]:
+    """The records of a batch; one that is refused raises ValueError in its turn."""
     try:
-        records: list[dict[str, Any]] = batch.to_pylist()
+        columns = {name: struct.children[name].read(batch.column(name)) for name in batch.schema.names}
     except (pa.ArrowException, ValueError) as error:  # text that is not UTF-8
         raise DataError(f"{path} cannot be read as Parquet: {error}") from error
-    return records
+    return _records(type_, columns)
+
+
+def _records(type_: type[R], columns: Mapping[str, Iterator[Any]]) -> Iterator[R]:
+    for values in zip(*columns.values(), strict=True):
+        yield type_(**dict(zip(columns, values, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +179,27 @@ class _Column:
     """of a struct by their names; of a list the one column `item`"""
     optional: frozenset[str] = frozenset()
     """children that files written before may not have"""
+    write_column: Callable[[Sequence[Any]], pa.Array] | None = None
+    """of many values at once; None: they are packed one by one"""
+    read_column: Callable[[pa.Array], Iterator[Any]] | None = None
+    """the inverse; what it raises before the first value is about the file"""
+    also: pa.DataType | None = None
+    """another type that it is read from: that of files written before"""
+
+    def write(self, values: Sequence[Any]) -> pa.Array:
+        """The values as a column."""
+        if self.write_column:
+            return self.write_column(values)
+        return pa.array([self.pack(value) for value in values], self.type)
+
+    def read(self, array: pa.Array) -> Iterator[Any]:
+        """The values of a column."""
+        return self.read_column(array) if self.read_column else map(self.unpack, array.to_pylist())
 
     def accepts(self, actual: pa.DataType) -> bool:
         """Whether a column of a file can be read as this one."""
+        if self.also:
+            return bool(actual == self.type or actual == self.also)
         if not self.children:
             return bool(actual == self.type)
         if pa.types.is_list(self.type):
@@ -183,7 +228,7 @@ _SCALARS = {
 
 def _struct(type_: type[Any], where: str = "") -> _Column:
     """A dataclass as a struct with one child per field; `where` is the path of the field for messages."""
-    hints = get_type_hints(type_)
+    hints = get_type_hints(type_, include_extras=True)
     columns = {f.name: _column(hints[f.name], f"{where}.{f.name}".lstrip(".")) for f in dataclasses.fields(type_)}
     arrow = pa.struct([pa.field(name, column.type, column.nullable) for name, column in columns.items()])
 
@@ -193,7 +238,15 @@ def _struct(type_: type[Any], where: str = "") -> _Column:
     def unpack(row: dict[str, Any]) -> Any:
         return type_(**{name: columns[name].unpack(value) for name, value in row.items()})
 
-    return _Column(arrow, False, pack, unpack, columns, _with_default(type_))
+    def write(records: Sequence[Any]) -> pa.Array:
+        arrays = [column.write([getattr(each, name) for each in records]) for name, column in columns.items()]
+        return pa.StructArray.from_arrays(arrays, fields=list(arrow))
+
+    def read(array: pa.Array) -> Iterator[Any]:
+        inner = zip((each.name for each in array.type), array.flatten(), strict=True)
+        return _records(type_, {name: columns[name].read(child) for name, child in inner})
+
+    return _Column(arrow, False, pack, unpack, columns, _with_default(type_), write, read)
 
 
 def _with_default(type_: type[Any]) -> frozenset[str]:
@@ -211,6 +264,8 @@ def _column(hint: Any, where: str) -> _Column:
         return _literal(arguments, where)
     if origin in (Union, UnionType) and NoneType in arguments and len(arguments) == 2:
         return _optional(_column(next(a for a in arguments if a is not NoneType), where))
+    if origin is Annotated:
+        return _token_array(arguments[1])
     if origin is tuple and arguments[1:] == (...,):
         return _list(_column(arguments[0], f"{where}[]"))
     if origin is tuple:
@@ -228,6 +283,49 @@ def _optional(inner: _Column) -> _Column:
         nullable=True,
         pack=lambda value: None if value is None else inner.pack(value),
         unpack=lambda value: None if value is None else inner.unpack(value),
+        # as columns only where a null has a place of its own
+        write_column=inner.write_column if inner.also else None,
+        read_column=inner.read_column if inner.also else None,
+    )
+
+
+_TOKEN_TYPES: dict[Kind, tuple[pa.DataType, pa.DataType]] = {
+    "int32": (pa.int32(), pa.int64()),
+    "bool": (pa.bool_(), pa.bool_()),
+    "float32": (pa.float32(), pa.float64()),
+    "float64": (pa.float64(), pa.float64()),
+}
+"""how a number is written, and how it was when every number was Python's"""
+
+
+def _token_array(kind: Kind) -> _Column:
+    """One number per token: a list whose numbers are never looked at one by one."""
+    arrow, before = (pa.list_(pa.field("item", each, False)) for each in _TOKEN_TYPES[kind])
+
+    def write(rows: Sequence[TokenArray[Any] | None]) -> pa.Array:
+        arrays = [np.empty(0, kind) if row is None else np.asarray(row) for row in rows]
+        offsets = np.cumsum([0, *map(len, arrays)], dtype=np.int32)
+        numbers = pa.array(np.concatenate(arrays), arrow.value_type, from_pandas=False)
+        nulls = pa.array([row is None for row in rows])
+        return pa.ListArray.from_arrays(pa.array(offsets), numbers, arrow, mask=nulls)
+
+    def read(array: pa.Array) -> Iterator[TokenArray[Any] | None]:
+        numbers = pc.cast(array.values, arrow.value_type).to_numpy(zero_copy_only=False)
+        ends = array.offsets.to_numpy()
+        nulls = array.is_null().to_pylist()
+        return (
+            None if null else TokenArray(numbers[first:end], kind)
+            for null, first, end in zip(nulls, ends, ends[1:], strict=False)
+        )
+
+    return _Column(
+        arrow,
+        False,
+        lambda row: TokenArray(row, kind).tolist(),
+        lambda row: TokenArray(row, kind),
+        write_column=write,
+        read_column=read,
+        also=before,
     )
 
 
@@ -292,8 +390,8 @@ def _schema(struct: _Column) -> pa.Schema:
 
 def _table(path: Path, records: Sequence[Any], struct: _Column) -> pa.Table:
     try:
-        return pa.Table.from_pylist([struct.pack(record) for record in records], schema=_schema(struct))
-    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        return pa.Table.from_batches([pa.RecordBatch.from_struct_array(struct.write(records))])
+    except (pa.ArrowException, ValueError, TypeError, OverflowError, AttributeError) as error:
         raise DataError(f"{path}: {_first_bad(records, struct) or error}") from error
 
 

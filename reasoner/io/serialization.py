@@ -22,6 +22,7 @@ from reasoner.errors import DataError
 from reasoner.io.atomic_files import replacing
 from reasoner.io.bounded_files import JSONL_BYTES, read_lines
 from reasoner.io.safe_text import storable_json
+from reasoner.io.token_array import TokenArray
 
 R = TypeVar("R")
 
@@ -103,7 +104,9 @@ def _adapter(type_: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(one, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 
 
-def _members(record: Any) -> dict[str, Any]:
+def _members(record: Any) -> Any:
+    if isinstance(record, TokenArray):
+        return record.tolist()
     if not dataclasses.is_dataclass(record) or isinstance(record, type):
         raise TypeError(f"{type(record).__name__} is not a JSON value")
     return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}

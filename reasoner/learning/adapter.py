@@ -248,7 +248,7 @@ class Adapted(Protocol):
 
     policy: Any
 
-    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[Sequence[float]]:
         """(R)(T) log-probability of every response token."""
         ...
 
@@ -259,7 +259,7 @@ class WithoutAdapter:
 
     learner: Adapted
 
-    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[Sequence[float]]:
         with adapter_off(self.learner.policy.model):
             return self.learner.logprobs(groups, temperature)
 

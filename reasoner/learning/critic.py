@@ -27,7 +27,7 @@ from reasoner.distributed.sharding import GroupRows, rows_by_group, sharded_outp
 from reasoner.errors import UserError
 from reasoner.learning.batching.inputs import ModelInputs
 from reasoner.learning.batching.packing import MicroBatch, PackedSequence
-from reasoner.learning.batching.weighing import weigh_batch
+from reasoner.learning.batching.weighing import WeightedLoss, weigh_batch
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.model.backbone import Backbone
 from reasoner.learning.model.model_weights import Dtype
@@ -106,15 +106,15 @@ class TorchCritic:
         """Optimiser steps behind the current weights."""
         return self._optimizer.version
 
-    def values(self, groups: Sequence[Group]) -> list[list[float]]:
+    def values(self, groups: Sequence[Group]) -> list[Sequence[float]]:
         """(R)(T) value of the state before every response token, without gradient."""
         self._check(rows_by_group(groups))
         return sharded_outputs(groups, self._ranks, self._values)
 
     @torch.no_grad()
-    def _values(self, groups: Sequence[GroupRows]) -> dict[int, list[float]]:
+    def _values(self, groups: Sequence[GroupRows]) -> dict[int, Sequence[float]]:
         """Values of some responses, by row."""
-        values: dict[int, list[float]] = {}
+        values: dict[int, Sequence[float]] = {}
         for batch in self.backbone.packing.micro_batches(groups):
             values_S, inputs = self._forward(batch)
             values |= inputs.by_row(batch, values_S)
@@ -134,18 +134,20 @@ class TorchCritic:
         self._check(selected)
         batches = self.backbone.packing.micro_batches(share_of(selected, self._ranks))
         responses = [response for group in groups for response in group.responses]
-        losses = [self._accumulate_one(batch, responses, weights) for batch in batches]
-        of_ranks = self._ranks.gather(Accumulated.of(batches, sum(losses, 0.0)))
+        weighed = [self._accumulate_one(batch, responses, weights) for batch in batches]
+        of_ranks = self._ranks.gather(Accumulated.of(batches, weighed))
         first, *others = of_ranks[:: self._ranks.per_row]  # neighbours that share rows report the same
         return sum(others, first)
 
-    def _accumulate_one(self, batch: MicroBatch, responses: Sequence[Response], weights: WeightFunction) -> float:
-        """Forward, weigh, backward; no backward where every weight is 0. Returns - sum w * V."""
+    def _accumulate_one(
+        self, batch: MicroBatch, responses: Sequence[Response], weights: WeightFunction
+    ) -> WeightedLoss:
+        """Forward, weigh, backward; no backward where every weight is 0."""
         values_S, inputs = self._forward(batch)
         weighed = weigh_batch(batch, responses, inputs, values_S, None, weights)
         if weighed.nonzero:
             self._optimizer.backward(weighed.loss)
-        return float(weighed.loss.detach())
+        return weighed.detached()
 
     def step(self) -> StepResult:
         """Clip, update, zero the gradient; a loss or gradient that is not finite is dropped and reported."""
@@ -191,7 +193,7 @@ class TorchCritic:
             )
         return float(((packed_SH - plain_SH).norm(dim=1) / plain_SH.norm(dim=1)).mean())
 
-    def _plain(self, sequence: PackedSequence, response: tuple[int, ...]) -> Tensor:
+    def _plain(self, sequence: PackedSequence, response: Sequence[int]) -> Tensor:
         """(T, H) by the model's own forward pass."""
         ids = torch.tensor([[*sequence.prompt_ids, *response[:-1]]], device=self.backbone.device)
         with self.backbone.autocast():

@@ -13,13 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
 from reasoner.gro.weights import Weights
 from reasoner.learning.batching.packing import MicroBatch
 from reasoner.records import Group
+
+if TYPE_CHECKING:
+    from reasoner.learning.batching.weighing import WeightedLoss
 
 WeightFunction = Callable[[Sequence[int], Tensor, Tensor | None], Weights]
 """`(rows, outputs_RT, entropies_RT) -> weights` for the responses with these rows of the batch, in the order in which
@@ -41,25 +44,28 @@ class Accumulated:
     response_tokens: int
     responses: int
     loss: float
-    """The loss, - sum of w * l - sum of v * H over all responses; of a critic - sum of w * V. Only its gradient has a
-    meaning: the value depends on the anchor of the weights and is for the logs."""
+    """The loss, - sum of w * l - sum of v * H over all responses, and that of routers; of a critic - sum of w * V. Only
+    its gradient has a meaning: the value depends on the anchor of the weights and is for the logs."""
     entropy: float = 0.0
     """Sum of H over the policy's tokens, nats; 0 where entropies were not computed."""
+    balance: float = 0.0
+    """Sum over the responses of how evenly routers spread them over the experts; 0 where that was not computed."""
 
     def __add__(self, other: Accumulated) -> Accumulated:
         """The sum over two ranks that each had a share of the same batch."""
         return Accumulated(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     @classmethod
-    def of(cls, batches: Sequence[MicroBatch], loss: float, entropy: float = 0.0) -> Accumulated:
-        """The counts of micro-batches that went through the model."""
+    def of(cls, batches: Sequence[MicroBatch], weighed: Sequence[WeightedLoss]) -> Accumulated:
+        """The counts of micro-batches that went through the model, and the sums of their losses."""
         return cls(
             sequences=sum(len(batch.sequences) for batch in batches),
             tokens=sum(batch.tokens for batch in batches),
             response_tokens=sum(len(response) for batch in batches for response in batch.responses),
             responses=sum(len(batch.rows) for batch in batches),
-            loss=loss,
-            entropy=entropy,
+            loss=sum((float(part.loss) for part in weighed), 0.0),
+            entropy=sum((part.entropy for part in weighed), 0.0),
+            balance=sum((part.balance for part in weighed), 0.0),
         )
 
 
@@ -93,7 +99,7 @@ class Learner(Protocol):
         """Optimiser steps behind the current weights."""
         ...
 
-    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> Sequence[Sequence[float]]:
         """(R)(T) log-probability of every response token, `log_softmax(logits / temperature)`, without gradient."""
         ...
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from reasoner.config import LearningConfig, LoraConfig
 from reasoner.distributed.sharding import rows_by_group
 from reasoner.learning.batching.packing import MicroBatch
-from reasoner.learning.batching.weighing import weigh_batch
+from reasoner.learning.batching.weighing import WeightedLoss, weigh_batch
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.model.model_weights import Dtype
 from reasoner.learning.model.policy import TorchPolicy
@@ -64,6 +64,8 @@ class TorchLearner:
             weights=trained_weights(checkpoint),
             lora=lora,
         )
+        if config.router_loss:
+            self.policy.watch_routers()
         self._config = config
         self._optimizer = Optimizer(
             self.policy.model.named_parameters(), config, peak=config.learning_rate, total_steps=total_steps
@@ -87,7 +89,7 @@ class TorchLearner:
     def perturbed(self, sizes: Mapping[str, float]) -> AbstractContextManager[None]:
         return self.policy.perturbed(sizes)
 
-    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[Sequence[float]]:
         return self.policy.logprobs(groups, temperature)
 
     def accumulate(
@@ -104,24 +106,32 @@ class TorchLearner:
         self.policy.check(selected, temperature)
         responses = [response for group in groups for response in group.responses]
         batches = self.policy.packing.micro_batches(selected)
-        sums = [self._accumulate_one(batch, responses, weights, temperature, entropy) for batch in batches]
-        return Accumulated.of(batches, sum((loss for loss, _ in sums), 0.0), sum((entropy for _, entropy in sums), 0.0))
+        count = sum(len(group.rows) for group in selected)
+        weighed = [self._accumulate_one(batch, responses, count, weights, temperature, entropy) for batch in batches]
+        return Accumulated.of(batches, weighed)
 
     def _accumulate_one(
         self,
         batch: MicroBatch,
         responses: Sequence[Response],
+        count: int,
         weights: WeightFunction,
         temperature: float,
         entropy: bool,
-    ) -> tuple[float, float]:
-        """Forward, weigh, backward; no backward where every weight is 0. Returns - sum w * l - sum v * H and sum H."""
+    ) -> WeightedLoss:
+        """Forward, weigh, backward; no backward where every weight is 0.
+
+        Args:
+            count: the responses of all micro-batches.
+        """
         inputs = self.policy.inputs(batch)
-        logprobs_S, entropies_S = self.policy.scores(inputs, temperature, entropy)
+        logprobs_S, entropies_S, balance_R = self.policy.scores(inputs, temperature, entropy)
         weighed = weigh_batch(batch, responses, inputs, logprobs_S, entropies_S, weights)
+        if balance_R is not None:
+            weighed = weighed.balanced(balance_R, self._config.router_loss / count)
         if weighed.nonzero:
             self._optimizer.backward(weighed.loss)
-        return float(weighed.loss.detach()), weighed.entropy
+        return weighed.detached()
 
     def step(self) -> StepResult:
         return self._optimizer.step()

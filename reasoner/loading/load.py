@@ -223,8 +223,6 @@ def _plugins_of(leaves: Leaves) -> list[str]:
 
 def _check_names(config: Config, manager: pluggy.PluginManager, algorithms: Algorithms) -> None:
     """What the models cannot know: registered names, their options, and the template's syntax."""
-    if config.environment is not None:
-        choose(config.environment, hooks.tools(manager), hooks.environments(manager))
     check_trackers(config.trackers, hooks.trackers(manager))
     _check_task(config, manager)
     for place, tasks in (("mixture", config.parts if config.mixture else {}), ("evaluation.also", config.also)):
@@ -241,8 +239,10 @@ def _check_names(config: Config, manager: pluggy.PluginManager, algorithms: Algo
 
 
 def _check_task(config: Config, manager: pluggy.PluginManager) -> None:
-    """What a task names: reward sources, generators, and its template."""
+    """What a task names: reward sources, tools and environment, generators, and its template."""
     check_rewards(config.rewards, hooks.reward_sources(manager))
+    if config.environment is not None:
+        choose(config.environment, hooks.tools(manager), hooks.environments(manager))
     generators = hooks.generators(manager)
     for name, source in config.data.sources.items():
         check_generator(source, generators, f"data.{name}")

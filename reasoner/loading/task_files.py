@@ -110,9 +110,7 @@ def find_mixture(arguments: Sequence[str], registered: Mapping[str, Path]) -> Ta
         UserError: there is no such task.
     """
     entries, names = [], []
-    for argument in arguments:
-        weighed = _WEIGHT.fullmatch(argument)
-        task, text = (weighed["task"], weighed["weight"]) if weighed else (argument, "1")
+    for task, text in map(_weighed, arguments):
         try:
             weight: float | str = float(text)
         except ValueError:
@@ -122,6 +120,23 @@ def find_mixture(arguments: Sequence[str], registered: Mapping[str, Path]) -> Ta
     name = "+".join(names)
     name = name if len(name) <= _LONGEST else f"{names[0]}+{len(names) - 1}"
     return TaskFile(name, None, "command line", {"mixture": entries}, tuple(arguments))
+
+
+def find_parts(arguments: Sequence[str], registered: Mapping[str, Path]) -> list[TaskFile]:
+    """The files of the tasks that the arguments of a command name: one, or those of a mixture.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    if not names_mixture(arguments):
+        return [find_task(arguments[0], registered)]
+    return [find_task(task, registered) for task, _ in map(_weighed, arguments)]
+
+
+def _weighed(argument: str) -> tuple[str, str]:
+    """A task and its weight as it was written."""
+    weighed = _WEIGHT.fullmatch(argument)
+    return (weighed["task"], weighed["weight"]) if weighed else (argument, "1")
 
 
 def members(name: str, family: TaskFamily) -> tuple[str, ...]:

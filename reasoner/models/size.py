@@ -177,14 +177,6 @@ def has_experts(names: Iterable[str]) -> bool:
     return any("expert" in name or "moe" in name for name in names)
 
 
-def experts_refusal(name: str, count: int) -> str:
-    """Why DeepSpeed does not train a mixture of experts here."""
-    return (
-        f"{name} is a mixture of {count} experts: its router loss is not part of the objective, and ranks that "
-        f"route differently would wait for each other; train a dense model"
-    )
-
-
 def _config_folder(path: str, folder: Path | None) -> Path:
     """Where config.json is: in the folder, in the hub's local cache, or fetched from the hub."""
     if folder is not None:

@@ -87,6 +87,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("update/applied", "share", "optimiser steps applied; below 1: no weights, or a gradient not finite"),
     Metric("update/not_finite", "count", "optimiser steps skipped because the loss or the gradient was not finite"),
     Metric("update/responses_skipped", "count", "responses without weight, which cost no forward"),
+    Metric("update/router_balance", "number", "how unevenly routers spread a response over the experts: 1 where all "
+           "get as much, their number where one gets all; with learning.router_loss only"),
     Metric("update/tokens", "tokens", "tokens that went through the model, shared prompts counted once"),
     Metric(
         "gap/mean",

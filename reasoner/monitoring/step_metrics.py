@@ -3,11 +3,13 @@ names)."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 from types import MappingProxyType
 
+import numpy as np
 import psutil
 
 from reasoner.monitoring.timer import StepTimeline
@@ -54,13 +56,14 @@ def _group_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     rewards = [reward for scored in groups for reward in scored.rewards]
     valid = [reward for reward in rewards if reward is not None]
     responses = [response for scored in groups for response in scored.group.responses]
+    lengths = [response.policy_mask.count(True) for response in responses]
     values = {
         "reward/abstained": 1 - len(valid) / len(rewards),
         "groups/no_credit": fmean(not scored.informative for scored in groups),
-        "response/length_mean": fmean(sum(response.policy_mask) for response in responses),
+        "response/length_mean": fmean(lengths),
         "response/finished": fmean(response.finish_reason == "stop" for response in responses),
         "response/entropy": _sampled_entropy(responses),
-        "tokens/sampled": float(sum(sum(response.policy_mask) for response in responses)),
+        "tokens/sampled": float(sum(lengths)),
     }
     if valid:
         values |= {"reward/mean": fmean(valid), "reward/std": pstdev(valid)}
@@ -91,13 +94,9 @@ def _turn_metrics(responses: Sequence[Response]) -> dict[str, float]:
 
 def _sampled_entropy(responses: Sequence[Response]) -> float:
     """Mean of -log p over the tokens that the policy drew: H = E[-log p], so an estimate of the entropy per token."""
-    logprobs = [
-        logprob
-        for response in responses
-        for logprob, written in zip(response.sampler_logprobs, response.policy_mask, strict=True)
-        if written
-    ]
-    return -fmean(logprobs) if logprobs else 0.0
+    written = [np.asarray(each.sampler_logprobs)[np.asarray(each.policy_mask)] for each in responses]
+    logprob_S = np.concatenate(written)
+    return -math.fsum(logprob_S.tolist()) / len(logprob_S) if len(logprob_S) else 0.0
 
 
 def called_components(rows: Sequence[Sequence[Component]], conditions: Conditions) -> dict[str, list[Component]]:

@@ -84,6 +84,7 @@ def _describe_tasks(config: Config, splits: Splits) -> dict[str, str]:
         samples = f", {evaluation.samples} responses each" if evaluation.samples > 1 else ""
         parts += [f"evaluated on {_evaluation_data(task, held_out)}{samples}{every}", describe_rewards(task)]
         parts += [f"correct by {Criterion.of(task)}", f"up to {task.sampling.max_tokens} tokens"]
+        parts += [describe_environment(task.environment)] if task.environment else []
         facts[f"{'evaluation of' if name in config.also else 'task'} {name}"] = "; ".join(parts)
     whitened = [name for name, term in config.gro.terms.items() if getattr(term.credit, "scale", "") == "batch"]
     if config.mixture and whitened:

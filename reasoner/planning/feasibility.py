@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from reasoner.config import Config
 from reasoner.distributed.ranks import launched
 from reasoner.errors import UserError
-from reasoner.models.size import ModelSize, experts_refusal, tensor_parallel_obstacle
+from reasoner.models.size import ModelSize, tensor_parallel_obstacle
 from reasoner.planning.estimate import RunEstimate
 from reasoner.planning.memory import longest_sequence
 from reasoner.processes.machine import Machine
@@ -37,8 +37,9 @@ def refuse_impossible(estimate: RunEstimate, nodes: int = 1) -> None:
 
 
 def _model_obstacles(config: Config, model: ModelSize) -> Iterator[str]:
-    if config.learner == "deepspeed" and model.experts > 1:
-        yield f"learning.engine = 'deepspeed': {experts_refusal(model.architecture or 'the model', model.experts)}"
+    if config.learning.router_loss and not model.experts:
+        name = model.architecture or "the model"
+        yield f"learning.router_loss = {config.learning.router_loss:g}: {name} has no experts"
     if config.has_sampler and 0 < model.context < longest_sequence(config):
         yield (
             f"sampling.max_prompt_tokens + sampling.max_tokens is {longest_sequence(config)}, and the model knows "

@@ -40,8 +40,8 @@ def ready(resolved: Resolved, *, training: bool = True) -> Resolved:
     if config.has_sampler or not training:
         rewards = [reward for of_task in config.scored.values() for reward in of_task]
         lines |= {f"reward {source}": line for source, line in preflight(rewards, resolved.manager).items()}
-        if config.environment is not None:
-            lines |= choose(config.environment, tools(resolved.manager), environments(resolved.manager)).ready()
+        for environment in config.environments.values():
+            lines |= choose(environment, tools(resolved.manager), environments(resolved.manager)).ready()
         if config.sampling.servers:
             from reasoner.sampling.server.compatibility import preflight_servers
 

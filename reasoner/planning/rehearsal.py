@@ -21,10 +21,11 @@ from reasoner.planning.describe import describe_offline
 from reasoner.planning.sources import (
     SourcesRendered,
     check_problems_of,
-    open_format,
-    plain_renderer,
+    format_facts,
+    open_formats,
     read_sources,
     references_of,
+    renderer_of,
     response_end,
 )
 from reasoner.plugins import manager as plugins
@@ -107,10 +108,10 @@ def rehearse(config: Config, manager: pluggy.PluginManager, *, training: bool = 
     except (UserError, MissingDependencyError) as error:
         facts["prompts"] = f"not rendered: {error}"
     if tokenizer is not None:
-        turn_format = open_format(config, manager, tokenizer, _folder(config.model.path))
-        renderer = turn_format.renderer if turn_format else plain_renderer(config, tokenizer)
-        rendered = read.rendered(config, renderer, partial(plain_renderer, tokenizer=tokenizer))
-        facts |= renderer.facts() | (turn_format.facts() if turn_format else {})
+        turn_formats = open_formats(config, manager, tokenizer, _folder(config.model.path))
+        renderer = renderer_of(config, tokenizer, turn_formats)
+        rendered = read.rendered(config, renderer, partial(renderer_of, tokenizer=tokenizer, turn_formats=turn_formats))
+        facts |= renderer.facts() | format_facts(config, turn_formats)
         if config.has_sampler or not training:
             facts["responses end"] = response_end(config, tokenizer, renderer, _folder(config.model.path))
     notes = read.settle()

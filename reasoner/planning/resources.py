@@ -33,10 +33,11 @@ from reasoner.planning.estimate import RunEstimate
 from reasoner.planning.memory import Need, needs
 from reasoner.planning.sources import (
     check_problems_of,
-    open_format,
-    plain_renderer,
+    format_facts,
+    open_formats,
     read_sources,
     references_of,
+    renderer_of,
     response_end,
 )
 from reasoner.planning.teacher import check_same_tokenizer, teacher_prompts
@@ -73,8 +74,8 @@ class Resources:
     """the groups of `offline` by step"""
     turn_end: TurnEnd
     """what ends a response beside the model's own end tokens"""
-    turn_format: TurnFormat | None
-    """how tools and an environment speak with the policy; None: a response is one turn"""
+    turn_formats: Mapping[str, TurnFormat]
+    """how tools and an environment speak with the policy, by task; a response to a problem of another is one turn"""
 
     def identity(self) -> dict[str, str]:
         """Checksums of all that (see `checksums.identify`)."""
@@ -134,9 +135,9 @@ def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, 
     tokenizer = open_tokenizer(folder, config.model.trust_remote_code)
     if training or engine == "hf":
         check_weights(folder, config.model.trust_remote_code)
-    turn_format = open_format(config, manager, tokenizer, folder)
-    renderer = turn_format.renderer if turn_format else plain_renderer(config, tokenizer)
-    data = read.rendered(config, renderer, partial(plain_renderer, tokenizer=tokenizer), ranks)
+    turn_formats = open_formats(config, manager, tokenizer, folder)
+    renderer = renderer_of(config, tokenizer, turn_formats)
+    data = read.rendered(config, renderer, partial(renderer_of, tokenizer=tokenizer, turn_formats=turn_formats), ranks)
     data = replace(data, splits=replace(data.splits, notes=(*read.settle(), *data.splits.notes)))
     if checks is None:
         checks = check_problems_of(config, manager, data.splits)
@@ -144,7 +145,7 @@ def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, 
     facts |= references_of(config, manager, data.splits)
     facts |= {f"data.{source}": describe_offline(config, source, offline) for source, offline in data.offline.items()}
     facts |= {"hub": offline_fact()} if offline_fact() else {}
-    facts |= renderer.facts() | (turn_format.facts() if turn_format else {})
+    facts |= renderer.facts() | format_facts(config, turn_formats)
     if engine:
         facts["responses end"] = response_end(config, tokenizer, renderer, folder)
     critic = config.critic.path if training and config.gro.needs_critic else None
@@ -166,14 +167,16 @@ def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, 
         folder=folder,
         critic_folder=critic_folder,
         teacher_folder=teacher_folder,
-        teacher_prompts=teacher_prompts(config, data.train, renderer, teacher_folder) if training else {},
+        teacher_prompts=_teacher_prompts(config, data.train, tokenizer, turn_formats, teacher_folder)
+        if training
+        else {},
         held_out=data.held_out,
         train=data.train,
         problems=_problems(config, data.train) if training and config.online else {},
         offline=data.offline,
         streams={source: _stream(config, source, offline) for source, offline in data.offline.items()},
         turn_end=renderer.turn_end(),
-        turn_format=turn_format,
+        turn_formats=turn_formats,
     )
 
 
@@ -191,6 +194,17 @@ def _teacher_folder(config: Config, folder: Path, tokenizer: Any) -> Path:
     if config.loads_teacher:
         check_weights(resolved, trusted)
     return resolved
+
+
+def _teacher_prompts(
+    config: Config, train: Sequence[Prompt], tokenizer: Any, turn_formats: Mapping[str, TurnFormat], folder: Path
+) -> dict[str, tuple[int, ...]]:
+    """What a teacher who sees the solution reads, written as the prompts of each task are; empty: it sees none."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, task in config.parts.items() if config.gro.teacher_sees == "solution" else ():
+        own = [prompt for prompt in train if prompt.problem.part == name]
+        found |= teacher_prompts(task, own, renderer_of(task, tokenizer, turn_formats), folder)
+    return found
 
 
 def check_models_at_hand(config: Config, decisions: Decisions | None = None) -> None:
@@ -213,9 +227,7 @@ def check_models_at_hand(config: Config, decisions: Decisions | None = None) -> 
         check_weights_at_hand(config.teacher.path, trusted)
 
 
-def _sequences(
-    prompts: Sequence[Prompt], offline: Mapping[Source, OfflineData]
-) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _sequences(prompts: Sequence[Prompt], offline: Mapping[Source, OfflineData]) -> Iterator[tuple[str, Sequence[int]]]:
     """All token ids of a run that no model sampled, and what they are of."""
     for prompt in prompts:
         yield f"the prompt of problem {prompt.problem.id}", prompt.token_ids

@@ -167,9 +167,7 @@ def read_sources(config: Config, manager: pluggy.PluginManager, *, training: boo
     report = RowReport(config.data.on_bad_row)
     tasks: list[TaskSources] = []
     for name, task in (config.evaluated if training else {config.task: config}).items():
-        place = (
-            "mixture" if config.mixture and name in config.parts else "evaluation.also" if name in config.also else ""
-        )
+        place = _place(config, name)
         own = TaskSources(
             task,
             Splits((), (), ()),
@@ -188,6 +186,11 @@ def read_sources(config: Config, manager: pluggy.PluginManager, *, training: boo
     }
     _refuse_equal_ids([task for task in tasks if task.splits.train])
     return SourcesRead(_tasks_apart(tasks), offline, report)
+
+
+def _place(config: Config, name: str) -> str:
+    """The list that a task of a run is in; empty: it is the run's only one."""
+    return "mixture" if config.mixture and name in config.parts else "evaluation.also" if name in config.also else ""
 
 
 def _read_task(task: TaskSources, name: str, manager: pluggy.PluginManager, *, training: bool) -> Splits:
@@ -316,19 +319,21 @@ def _problems_by_task(config: Config, splits: Splits) -> Iterator[tuple[str, Con
         yield f" in {name}", task, [problem for problem in problems if problem.part == name]
 
 
-def plain_renderer(config: Config, tokenizer: Any) -> Renderer:
-    """What writes the prompts of a task without tools and environment.
+def renderer_of(config: Config, tokenizer: Any, turn_formats: Mapping[str, TurnFormat]) -> Renderer:
+    """What writes the prompts of a task; where it has tools, they are told of them.
 
     Raises:
         ConfigError: the tokenizer has no chat template, and one is needed.
     """
+    if turn_format := turn_formats.get(config.task):
+        return turn_format.renderer
     return open_renderer(tokenizer, config.prompt, config.model.chat_template_kwargs)
 
 
-def open_format(
+def open_formats(
     config: Config, manager: pluggy.PluginManager, tokenizer: Any, folder: Path | None
-) -> TurnFormat | None:
-    """How tools and the environment speak with the policy, with what writes its prompts; None: there are none.
+) -> dict[str, TurnFormat]:
+    """How the tools and the environment of each task that has some speak with the policy, with what writes its prompts.
 
     Args:
         folder: of the model; None: it is not here, and the tokenizer's end token alone is known.
@@ -337,19 +342,30 @@ def open_format(
         ConfigError: a tool, an environment or one of their options is wrong, or the model's chat template cannot write
             turns in this format.
     """
-    if config.environment is None:
-        return None
-    chosen = choose(config.environment, plugins.tools(manager), plugins.environments(manager))
-    turn_format = open_turn_format(
-        config.environment.format,
-        tokenizer,
-        config.prompt,
-        config.model.chat_template_kwargs,
-        [tool.description for tool in chosen.tools.values()],
-        () if folder is None else end_tokens(folder, tokenizer),
-    )
-    turn_format.check()
-    return turn_format
+    ends = () if folder is None else end_tokens(folder, tokenizer)
+    found = {}
+    for name, environment in config.environments.items():
+        with _about(f"{place}.{name}: " if (place := _place(config, name)) else ""):
+            chosen = choose(environment, plugins.tools(manager), plugins.environments(manager))
+            found[name] = open_turn_format(
+                environment.format,
+                tokenizer,
+                config.part(name).prompt,
+                config.model.chat_template_kwargs,
+                [tool.description for tool in chosen.tools.values()],
+                ends,
+            )
+            found[name].check()
+    return found
+
+
+def format_facts(config: Config, turn_formats: Mapping[str, TurnFormat]) -> dict[str, str]:
+    """What is worth knowing of the formats: facts of a run's plan."""
+    return {
+        f"{key} in {name}" if _place(config, name) else key: words
+        for name, turn_format in turn_formats.items()
+        for key, words in turn_format.facts().items()
+    }
 
 
 def response_end(config: Config, tokenizer: Any, renderer: Renderer, folder: Path | None) -> str:

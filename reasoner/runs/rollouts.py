@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -40,7 +41,7 @@ def to_rollouts(
     step: int,
     groups: Sequence[ScoredGroup],
     credits_R: Sequence[float] | None = None,
-    weights_RT: Sequence[tuple[float, ...]] | None = None,
+    weights_RT: Sequence[Sequence[float]] | None = None,
     dropped_N: Sequence[bool] | None = None,
 ) -> list[Rollout]:
     """One row per response.
@@ -140,9 +141,11 @@ def index_groups(path: Path) -> list[GroupIndex]:
 
 def _counts(masks: Any) -> list[float]:
     """How many entries of each mask are True."""
-    values = [0, *pc.cumulative_sum(pc.cast(pc.fill_null(masks.flatten(), False), "int64")).to_pylist()]
-    ends = pc.cumulative_sum(pc.list_value_length(masks)).to_pylist()
-    return [values[end] - values[start] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    written = pc.fill_null(masks.flatten(), False).to_numpy(zero_copy_only=False)
+    ends_N = np.cumsum(pc.list_value_length(masks).to_numpy())
+    before = np.concatenate([[0], np.cumsum(written)])
+    counts: list[float] = np.diff(before[ends_N], prepend=0).tolist()
+    return counts
 
 
 def _components(column: Any) -> list[dict[str, float]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from reasoner.records import Group, Prompt, Receipt, SamplingParams
+from reasoner.io.token_array import TokenArray
+from reasoner.records import Group, LogProbs, Problem, Prompt, Receipt, SamplingParams, TokenIds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +17,8 @@ Progress = Callable[[int, int], None]
 """`(responses done, responses in all)`"""
 Finish = Literal["stop", "length", "abort", "repetition"]
 """Why a generation ended: an end token or a stop string; the most tokens; `TokenService.abort`; it repeated itself."""
+ParamsByTask = Mapping[str, SamplingParams]
+"""How the problems of each task are sampled (`Problem.part`); all have the same seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class TokenRequest:
 
     id: int
     """Unique among the requests that have not been received; chosen by the caller."""
-    token_ids: tuple[int, ...]
+    token_ids: TokenIds
     """Everything so far: the prompt, and what was generated and appended since."""
     n: int
     """How many continuations are sampled."""
@@ -34,15 +37,18 @@ class TokenRequest:
     (vLLM on CUDA: continuation k has `seed + k`); elsewhere all requests share the noise that `TokenService.begin`
     seeds."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "token_ids", TokenArray(self.token_ids, "int32"))
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One continuation."""
 
-    token_ids: tuple[int, ...]
+    token_ids: TokenIds
     """(T,) As they were generated, with the end token or the tokens of the stop string that ended it. Empty only where
     it was aborted before its first token."""
-    logprobs: tuple[float, ...]
+    logprobs: LogProbs
     """(T,) The log-probability of each token under the sampled distribution, nats; a number always."""
     finish: Finish
     version: int
@@ -50,6 +56,10 @@ class Completion:
     version_changes: tuple[tuple[int, int], ...] = ()
     """Where the weights changed while it was sampled: the position of the first token of newer weights, and their
     version."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "token_ids", TokenArray(self.token_ids, "int32"))
+        object.__setattr__(self, "logprobs", TokenArray(self.logprobs, "float32"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +182,11 @@ class Sampler(Protocol):
         """The version of the weights that it holds; -1: those of nobody, `load` comes first."""
         ...
 
-    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams | ParamsByTask) -> Iterator[Group]:
         """Yield the group of each prompt as soon as its n responses are complete, in the order of completion.
 
-        The log-probabilities are those of the sampled distribution, temperature included.
+        The log-probabilities are those of the sampled distribution, temperature included. Problems of several tasks
+        are sampled together, also where their limits differ.
         """
         ...
 
@@ -212,6 +223,11 @@ class Sampler(Protocol):
     def __enter__(self) -> Sampler: ...
 
     def __exit__(self, *exc: object) -> None: ...
+
+
+def params_of(params: SamplingParams | ParamsByTask, problem: Problem) -> SamplingParams:
+    """How responses to a problem are sampled."""
+    return params if isinstance(params, SamplingParams) else params[problem.part]
 
 
 def counted(groups: Iterable[Group], total: int, progress: Progress, done: int = 0) -> Iterator[Group]:

@@ -5,6 +5,7 @@ Axes: R rows of the batch (continuations), V vocabulary.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -20,8 +21,8 @@ class BatchRow:
     """A continuation while it is sampled."""
 
     request: TokenRequest
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    token_ids: array[int] = field(default_factory=lambda: array("i"))
+    logprobs: array[float] = field(default_factory=lambda: array("f"))
     versions: list[tuple[int, int]] = field(default_factory=list)
     """the position of the first token of each version of the weights, and the version"""
     finish: Finish | None = None
@@ -38,7 +39,7 @@ class BatchRow:
         was aborted."""
         (_, first), *changes = self.versions or [(0, version)]
         finish = self.finish or "abort"
-        return Completion(tuple(self.token_ids), tuple(self.logprobs), finish, first, tuple(changes))
+        return Completion(self.token_ids, self.logprobs, finish, first, tuple(changes))
 
 
 class TokenBatch:

@@ -17,6 +17,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from torch import Tensor
@@ -119,6 +120,6 @@ def _padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     longest = max(map(len, prompts))
     ids_BP, mask_BP = torch.zeros(2, len(prompts), longest, dtype=torch.long)
     for at, prompt in enumerate(prompts):
-        ids_BP[at, longest - len(prompt) :] = torch.tensor(prompt)
+        ids_BP[at, longest - len(prompt) :] = torch.from_numpy(np.array(prompt))
         mask_BP[at, longest - len(prompt) :] = 1
     return ids_BP, mask_BP

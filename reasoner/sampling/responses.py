@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from reasoner.config import mistake_of_temperature
 from reasoner.data.prompts.thinking import MARKS, opened_at_end
 from reasoner.distributed.seeds import derive_seed
@@ -156,17 +158,17 @@ def response_text(
 
 def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
     """Without special tokens, except for the marks of thinking: some tokenizers count these among them."""
-    dropped = _dropped(tokenizer)
-    kept = [token for token in token_ids if token not in dropped]
+    ids = np.asarray(token_ids)
+    kept = ids[~np.isin(ids, _dropped(tokenizer))].tolist()
     return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 @lru_cache(maxsize=8)
-def _dropped(tokenizer: Any) -> frozenset[int]:
+def _dropped(tokenizer: Any) -> list[int]:
     """Ids of the special tokens, without the marks of thinking.
 
     The tokens that the tokenizer names (`all_special_ids`) are not all that decoding counts as special.
     """
     special = {id_: str(token) for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
     named = {id_: tokenizer.convert_ids_to_tokens(id_) for id_ in tokenizer.all_special_ids}
-    return frozenset(id_ for id_, text in (special | named).items() if text not in MARKS)
+    return [id_ for id_, text in (special | named).items() if text not in MARKS]

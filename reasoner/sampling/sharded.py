@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from reasoner.distributed.ranks import Ranks
 from reasoner.distributed.seeds import derive_seed
 from reasoner.records import Group, Prompt, Receipt, SamplingParams
-from reasoner.sampling.base import DeviceReceiver, Sampler
+from reasoner.sampling.base import DeviceReceiver, ParamsByTask, Sampler
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,10 +42,16 @@ class ShardedSampler:
     def version(self) -> int:
         return self._sampler.version if self._sampler else self._loaded
 
-    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams | ParamsByTask) -> Iterator[Group]:
         share = prompts[self._engine :: self._engines]
-        params = replace(params, seed=derive_seed(params.seed, "engine", self._engine))
+        if isinstance(params, SamplingParams):
+            params = self._with_own_noise(params)
+        else:
+            params = {task: self._with_own_noise(each) for task, each in params.items()}
         return self._sampler.sample(share, n, params) if share and self._sampler else iter(())
+
+    def _with_own_noise(self, params: SamplingParams) -> SamplingParams:
+        return replace(params, seed=derive_seed(params.seed, "engine", self._engine))
 
     def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
         """All groups by every engine; servers, which all ranks share, are asked once."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
+from array import array
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -199,18 +200,18 @@ class HfSampler:
                 row.finish = self._finish(row.token_ids, row.request.params)
         return tokens_R
 
-    def _finish(self, token_ids: list[int], params: SamplingParams) -> Finish | None:
+    def _finish(self, token_ids: array[int], params: SamplingParams) -> Finish | None:
         if token_ids[-1] in all_end_tokens(self.end_tokens, params) or self._ends_with_stop(token_ids, params.stop):
             return "stop"
         if len(token_ids) >= params.max_tokens:
             return "length"
         return "repetition" if params.stop_repetition and repeats(token_ids, params.stop_repetition) else None
 
-    def _ends_with_stop(self, token_ids: list[int], stop: tuple[str, ...]) -> bool:
+    def _ends_with_stop(self, token_ids: array[int], stop: tuple[str, ...]) -> bool:
         """Whether the last tokens spell a stop string; a character takes at most four tokens."""
         if not stop:
             return False
-        tail = self.tokenizer.decode(token_ids[-4 * max(map(len, stop)) :], skip_special_tokens=True)
+        tail = self.tokenizer.decode(token_ids[-4 * max(map(len, stop)) :].tolist(), skip_special_tokens=True)
         return any(string in tail for string in stop)
 
     @torch.no_grad()

@@ -85,8 +85,12 @@ class Session(Protocol):
             timeout_s: seconds in which the line must come; then the program is killed, with the end `answer`.
         """
 
+    def forget(self) -> None:
+        """Drop what `receive_line` took: from here on the program may print `output_bytes` again."""
+
     def outcome(self) -> Outcome:
-        """Close its input, wait for its end and say how that was; what `receive_line` took is in it too.
+        """Close its input, wait for its end and say how that was; what `receive_line` took is in it too, unless
+        it was forgotten.
 
         Raises:
             SandboxError: the sandbox failed.

@@ -99,6 +99,11 @@ class Running:
             if time.monotonic() >= deadline and self._outcome is None and output.find(b"\n", searched) < 0:
                 self._end_at("answer")
 
+    def forget(self) -> None:
+        del self._outputs[self._pipes.stdout][: self._read]
+        self._outputs[self._pipes.stderr].clear()
+        self._read = 0
+
     def outcome(self) -> Outcome:
         self.close_input()
         while self._outcome is None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from reasoner.records import Component, Group, ScoredGroup
+from reasoner.scoring.statistics import SourceStatistics
 
 CaseProgress = Callable[[int], None]
 """`(cases done)`"""
@@ -16,6 +17,14 @@ class Scorer(Protocol):
 
     def score(self, groups: Iterable[Group]) -> Iterator[ScoredGroup]:
         """Score groups as they come."""
+        ...
+
+
+class CountingScorer(Scorer, Protocol):
+    """A scorer that counts what it did."""
+
+    def statistics(self) -> Mapping[str, SourceStatistics]:
+        """Calls and failures by source, of the last `score` call."""
         ...
 
 

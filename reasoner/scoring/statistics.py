@@ -38,6 +38,8 @@ class SourceStatistics:
     """calls with an outcome, failed ones included; a group or batch is one"""
     cached: int
     """responses that needed no call, because an equal one was made"""
+    responses: int
+    """responses that calls were, or will be, made for"""
     failures: Mapping[FailureKind, int]
     """responses on which it failed, by kind; kinds that did not occur are absent"""
     seconds: float
@@ -86,6 +88,7 @@ class Tally:
                 source,
                 self._calls[source],
                 self._cached[source],
+                self._expected[source],
                 dict(self._failures[source]),
                 seconds,
                 self._examples.get(source),
@@ -100,10 +103,23 @@ class Tally:
         Raises:
             ScoringError: naming the source, how often it failed and an example.
         """
-        for source, failures in self._failures.items():
-            responses, failed = self._expected[source], failures.total()
-            if responses >= MIN_RESPONSES and failed > max_failure_rate * responses:
-                raise ScoringError(_too_many(source, failures, responses, max_failure_rate, self._examples[source]))
+        if any(each.total() > max_failure_rate * self._expected[source] for source, each in self._failures.items()):
+            check_failure_rate([self.statistics()], max_failure_rate)
+
+
+def check_failure_rate(statistics: Sequence[Mapping[str, SourceStatistics]], max_failure_rate: float) -> None:
+    """Judge the failures of every source over all of these calls together, such as those of all ranks.
+
+    Raises:
+        ScoringError: one failed on more than this share of the responses; with how often it failed and an example.
+    """
+    for source in dict.fromkeys(source for each in statistics for source in each):
+        parts = [each[source] for each in statistics if source in each]
+        responses, failed = sum(part.responses for part in parts), sum(part.failed for part in parts)
+        if responses >= MIN_RESPONSES and failed > max_failure_rate * responses:
+            failures = sum((Counter(part.failures) for part in parts), Counter[FailureKind]())
+            example = next(part.example for part in parts if part.example is not None)
+            raise ScoringError(_too_many(source, failures, responses, max_failure_rate, example))
 
 
 def _too_many(

@@ -14,7 +14,10 @@ class Check:
 
     name: str
     passed: bool
+    """Whether nothing is wrong, as far as it was looked at."""
     detail: str = ""
+    reached: bool = True
+    """False: nothing was there to look at, and `passed` says nothing."""
 
     @property
     def text(self) -> str:
@@ -22,7 +25,7 @@ class Check:
         return f"{self.name}: {self.detail}" if self.detail else self.name
 
     def __str__(self) -> str:
-        return f"{'ok  ' if self.passed else 'FAIL'}  {self.text}"
+        return f"{'FAIL' if not self.passed else 'ok  ' if self.reached else '-   '}  {self.text}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,11 @@ class Checklist:
     def passed(self) -> bool:
         """Whether nothing failed."""
         return all(check.passed for check in self.checks)
+
+    @property
+    def unreached(self) -> tuple[str, ...]:
+        """The names of what could not be checked."""
+        return tuple(check.name for check in self.checks if not check.reached)
 
     def __str__(self) -> str:
         return "\n".join([self.source, *(f"  {check}" for check in self.checks)])

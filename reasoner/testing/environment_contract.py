@@ -175,15 +175,19 @@ def _check_declared(name: str, declared: Tool | EnvironmentKind, options: Mappin
 
 def _check_calls(service: EnvironmentService, tool: Tool, examples: Sequence[Mapping[str, Any]]) -> list[Check]:
     checks = [_check_refused(service, tool)]
+    errors = []
     for arguments in example_arguments(tool.schema):
         shown = ", ".join(f"{name} = {_short(value)}" for name, value in arguments.items()) or "no arguments"
         error = _error_of(service, tool.name, arguments)
+        errors.append(error)
         broken = _is_broken(error)
         detail = f"says: {_short(error)}" if error and not broken else error
         checks.append(Check(f"copes with {shown}", not broken, detail))
     for own in examples:
         error = _error_of(service, tool.name, own)
         checks.append(Check(f"has a result for {_short(dict(own))}", not error, error))
+    if not examples and all(errors):
+        checks.append(Check("has a result", True, "not checked: it refuses all made-up arguments", reached=False))
     return checks
 
 
@@ -213,16 +217,16 @@ def _check_games(
     problem = chosen or _PROBLEM
     first, second = play(service, problem, []), play(service, problem, [])
     if first.failure:
-        refused = chosen is None and first.failure.startswith("error")
-        hint = ". It needs a problem of another kind: give it one to check the rest" if refused else ""
-        return [Check("starts", refused, first.failure + hint)]
+        if chosen is not None or not first.failure.startswith("error"):
+            return [Check("starts", False, first.failure)]
+        why = f"not checked: it refuses a problem without fields ({first.failure}). Give it one of its own kind"
+        return [Check(name, True, why if name == "starts" else "not checked", reached=False) for name in _OF_GAMES]
     same = first.opening == second.opening
     checks = [
         Check("starts", True, f"adds {len(first.opening)} messages to the prompt"),
-        Check("starts in the same way for all responses to a problem", same),
+        Check(_SAME, same),
     ]
-    odd = {"an empty turn": "", "a megabyte of text": "0 = 1 {" * (MEGABYTE // 7), "unicode": UNICODE}
-    for name, text in odd.items():
+    for name, text in _ODD_TURNS.items():
         game = play(service, problem, [scripted(text)])
         checks.append(Check(f"copes with {name}", not game.failure, game.failure))
     for name, tool in kind.tools.items():
@@ -237,7 +241,7 @@ def _check_games(
 def _check_game(service: EnvironmentService, problem: Problem, turns: Sequence[str]) -> Check:
     texts = [*turns] or ["1"] * MOST_TURNS
     game = play(service, problem, [scripted(text) for text in texts])
-    title = "plays the given turns to the end" if turns else f"plays {MOST_TURNS} turns"
+    title = "plays the given turns to the end" if turns else _PLAYS
     last = game.turns[-1].observation if game.turns else None
     if game.failure or last is None:
         return Check(title, False, game.failure)
@@ -254,4 +258,9 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
 
 
+_ODD_TURNS = {"an empty turn": "", "a megabyte of text": "0 = 1 {" * (MEGABYTE // 7), "unicode": UNICODE}
+_SAME = "starts in the same way for all responses to a problem"
+_PLAYS = f"plays up to {MOST_TURNS} turns"
+_OF_GAMES = ("starts", _SAME, *(f"copes with {name}" for name in _ODD_TURNS), _PLAYS)
+"""checks of an environment that starts"""
 _PROBLEM = Problem("problem", (Message("user", "What is 6 times 7?"),), "42", {})

@@ -64,7 +64,7 @@ from reasoner.training.prefetch import Prefetcher
 from reasoner.training.rollout import RolloutCollector
 from reasoner.training.teacher import SolutionReader
 from reasoner.training.trainer import Trainer
-from reasoner.trajectories.factory import open_interaction, open_sampler
+from reasoner.trajectories.factory import open_interactions, open_sampler
 
 
 @dataclass(frozen=True)
@@ -239,8 +239,11 @@ def _open_evaluator(base: _Base, timeline: Timeline) -> Iterator[Evaluator]:
     with ExitStack() as stack:
         shared = config.sampling.tensor_parallel if base.ranks.count > 1 else 1
         rewards = {name: _rank_rewards(rewards, base.ranks, shared) for name, rewards in config.scored.items()}
+        scoring = config.scoring
+        if base.ranks.count > 1:  # the failures of all ranks are judged together (`ShardedScorer`)
+            scoring = scoring.model_copy(update={"max_failure_rate": 1.0})
         service = stack.enter_context(
-            ScoringService(rewards, config.scoring, config.plugins, view.message, fail=view.message, log=base.run.log)
+            ScoringService(rewards, scoring, config.plugins, view.message, fail=view.message, log=base.run.log)
         )
         scorer: Scorer = service
         view.message(f"starting the sampler ({base.decisions.engine})")
@@ -253,14 +256,12 @@ def _open_evaluator(base: _Base, timeline: Timeline) -> Iterator[Evaluator]:
                 config, base.decisions, base.folder, log, ranks=base.ranks, say=view.message, devices=devices
             )
             engine = stack.enter_context(opened)
-            interaction = stack.enter_context(
-                open_interaction(config, base.turn_format, view.message, base.run.log, working)
-            )
-            sampler = opened.interacting(interaction)
+            interactions = open_interactions(config, base.turn_formats, view.message, base.run.log, working)
+            sampler = opened.interacting(stack.enter_context(interactions))
         if base.ranks.count > 1:
             # Prefetched groups are exchanged while the update exchanges gradients.
             ranks = base.ranks.twin() if config.sampling.max_staleness else base.ranks
-            scorer = ShardedScorer(scorer, ranks)
+            scorer = ShardedScorer(service, ranks, config.scoring.max_failure_rate)
             engine, sampler = ShardedSampler(engine, ranks, shared), ShardedSampler(sampler, ranks, shared)
         assert engine is not None
         assert sampler is not None

@@ -28,7 +28,7 @@ from reasoner.training.guards.nonfinite import StepTrace
 class Critic(Protocol):
     """A value model and its optimiser."""
 
-    def values(self, groups: Sequence[Group]) -> list[list[float]]:
+    def values(self, groups: Sequence[Group]) -> Sequence[Sequence[float]]:
         """(R)(T) value of the state before each token, without gradient."""
         ...
 
@@ -101,6 +101,7 @@ def update_critic(
         regression.join(ranks)
         steps.append(critic.step())
         losses.append(regression.loss)
+        regression.seen.join(ranks, steps[-1].finite)
         nonfinite += [] if steps[-1].finite else regression.seen.nonfinite("critic", "online", groups)
     return CriticReport(
         loss=sum(losses) / len(losses),
@@ -125,9 +126,7 @@ class _Regression:
 
     def join(self, ranks: Ranks) -> None:
         """Combine the losses of all ranks, each of which weighed its share of the mini-batch."""
-        of_ranks = ranks.gather((self.loss, self.seen))
-        self.loss = sum(loss for loss, _ in of_ranks)
-        self.seen = StepTrace([part for _, seen in of_ranks for part in seen.parts])
+        self.loss = sum(ranks.gather(self.loss))
 
     def __call__(self, rows: Sequence[int], values_RT: Tensor, _: Tensor | None = None) -> Weights:
         width = values_RT.shape[1]

@@ -88,7 +88,7 @@ class Evaluator:
         progress = partial(self.view.stage, "evaluation")
         samples = task.required_evaluation.samples
         evaluation = evaluate(self.sampler, self.scorer, prompts, params, samples, Criterion.of(task), progress)
-        check_failures((scored.group for scored in evaluation[1]), self.config.environment)
+        check_failures((scored.group for scored in evaluation[1]), task.environment)
         return evaluation
 
 

@@ -17,24 +17,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
+import numpy as np
 import torch
 
 from reasoner.distributed.sharding import LogprobModel
 from reasoner.evaluation.metrics import Estimate, FigureUnit, estimate
 from reasoner.gro.objective import credit_of, plan, weigh
 from reasoner.gro.spec.terms import Source, Term
-from reasoner.records import Batch, Group, ScoredGroup
+from reasoner.records import Batch, Group, LogProbs, ScoredGroup
 from reasoner.sampling.base import Progress
 from reasoner.training.update import inputs_of, mismatch, padded
+from reasoner.training.weight_sync import sum_in_order
 
 AT_ONCE = 64
 """rows whose log-probabilities are asked for together: progress is told in between"""
 GOOD = 1.0
 """reward of a chosen, good or demonstrated response"""
-
-LogProbs = Sequence[Sequence[float]]
-"""(R)(T)"""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class HeldOut:
     """frozen; None: no term asks for it"""
     max_tokens: int
     """The longest online response allowed, which `aggregation.kind = "constant"` divides by."""
-    _reference: dict[str, LogProbs] = field(default_factory=dict)
+    _reference: dict[str, Sequence[LogProbs]] = field(default_factory=dict)
     """its log-probabilities of what was asked for: they do not change"""
 
     @property
@@ -78,7 +78,7 @@ class HeldOut:
         for scored in rows:
             size = len(scored.group.responses)
             logprobs_RT = [next(now) for _ in range(size)]
-            reference_RT = tuple(tuple(next(before)) for _ in range(size)) if compares else None
+            reference_RT = tuple(next(before) for _ in range(size)) if compares else None
             batch = Batch((scored,), reference_logprobs=reference_RT)
             for name, term in terms.items():
                 for (figure, unit), value in _figures(term, batch, logprobs_RT, self.max_tokens, z0).items():
@@ -92,18 +92,20 @@ class HeldOut:
         moved = mismatch(groups)
         now = _logprobs(self.learner, moved)
         before = self._reference_logprobs(f"{source}, mismatched", moved)
-        return max(0.0, sum(sum(a) - sum(b) for a, b in zip(now, before, strict=True)) / len(now))
+        return max(0.0, sum(sum_in_order(a) - sum_in_order(b) for a, b in zip(now, before, strict=True)) / len(now))
 
-    def _reference_logprobs(self, what: str, groups: Sequence[Group]) -> LogProbs:
+    def _reference_logprobs(self, what: str, groups: Sequence[Group]) -> Sequence[LogProbs]:
         assert self.reference is not None
         if what not in self._reference:
             self._reference[what] = _logprobs(self.reference, groups)
         return self._reference[what]
 
 
-def _logprobs(policy: LogprobModel, groups: Sequence[Group], progress: Progress = lambda done, total: None) -> LogProbs:
+def _logprobs(
+    policy: LogprobModel, groups: Sequence[Group], progress: Progress = lambda done, total: None
+) -> Sequence[LogProbs]:
     """(R)(T), some groups at a time."""
-    logprobs: list[list[float]] = []
+    logprobs: list[LogProbs] = []
     for first in range(0, len(groups), AT_ONCE):
         progress(first, len(groups))
         logprobs += policy.logprobs(groups[first : first + AT_ONCE], 1.0)
@@ -112,7 +114,7 @@ def _logprobs(policy: LogprobModel, groups: Sequence[Group], progress: Progress 
 
 
 def _figures(
-    term: Term, batch: Batch, logprobs_RT: LogProbs, max_tokens: int, z0: float | None
+    term: Term, batch: Batch, logprobs_RT: Sequence[LogProbs], max_tokens: int, z0: float | None
 ) -> dict[tuple[str, FigureUnit], float]:
     """Of one row, alone."""
     inputs = inputs_of(batch)
@@ -125,11 +127,10 @@ def _figures(
         figures["accuracy", "share"] = 0.5 if sums.margin == 0.0 else float(sums.pairs_right)
         figures["margin", "number"] = sums.margin
     good = [
-        logprob
+        np.asarray(logprobs)[np.asarray(response.policy_mask)].tolist()
         for reward, response, logprobs in zip(batch.groups[0].rewards, batch.responses, logprobs_RT, strict=True)
-        for logprob, written in zip(logprobs, response.policy_mask, strict=True)
-        if written and reward == GOOD
+        if reward == GOOD
     ]
-    if good:
-        figures["logprob", "nats"] = math.fsum(good) / len(good)
+    if tokens := sum(map(len, good)):
+        figures["logprob", "nats"] = math.fsum(chain(*good)) / tokens
     return figures

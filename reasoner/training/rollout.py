@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 from statistics import fmean
@@ -132,13 +132,15 @@ class RolloutCollector:
             params = partial(self._params, 0.0, "greedy", step)
             greedy_groups = self._score(prompts, 1, params, timer, progress, lambda group: None)
         everything = [scored for groups in (*rounds, greedy_groups) for scored in groups]
-        check_failures((scored.group for scored in everything), self.config.environment)
+        self._check_environments(everything)
         return StepRollouts(
             step=step,
             rounds=tuple(rounds),
             refilled=refills > 0,
             greedy_rewards=tuple(scored.rewards[0] for scored in greedy_groups) if greedy else None,
-            tokens=sum(sum(response.policy_mask) for scored in everything for response in scored.group.responses),
+            tokens=sum(
+                response.policy_mask.count(True) for scored in everything for response in scored.group.responses
+            ),
             scoring_s=sum(c.seconds for scored in everything for row in scored.components for c in row),
             metrics=self._metrics(len(kept), sum(map(len, rounds))),
             seconds=timer.seconds,
@@ -161,8 +163,17 @@ class RolloutCollector:
             chosen += random.sample(own, min(count, len(own)))
         params = partial(self._params, config.sampling.temperature, "gate")
         groups = self._score(chosen, config.sampling.group_size, params, Timer(), progress, lambda group: None)
-        check_failures((scored.group for scored in groups), config.environment)
+        self._check_environments(groups)
         return groups
+
+    def _check_environments(self, groups: Sequence[ScoredGroup]) -> None:
+        """
+        Raises:
+            RunError: the environment of a task failed on too many of its responses.
+        """
+        for name, task in self.config.parts.items():
+            own = (scored.group for scored in groups if scored.group.problem.part in ("", name))
+            check_failures(own, task.environment)
 
     def _params(self, temperature: float, purpose: Purpose, *parts: int, task: Config) -> SamplingParams:
         config, seed = task.sampling, derive_seed(self.config.run.seed, purpose, *parts)
@@ -184,7 +195,9 @@ class RolloutCollector:
         Args:
             params: called with `task`, the configuration of a task: how its responses are sampled.
         """
-        responses = _passing_on(on_group, self._sample(prompts, size, params))
+        by_task = {name: params(task=self.config.part(name)) for name in {each.problem.part for each in prompts}}
+        chosen = by_task if len(by_task) > 1 else next(iter(by_task.values()))
+        responses = _passing_on(on_group, self.sampler.sample(prompts, size, chosen))
         sampled = timer.iterate("sample", counted(responses, len(prompts) * size, progress))
         with ExitStack() as stack:
             watched = self._watched(sampled, stack)
@@ -199,19 +212,6 @@ class RolloutCollector:
                 if not number:
                     scoring.enter_context(self.timeline("scoring"))
                 yield group
-
-    def _sample(self, prompts: Sequence[Prompt], size: int, params: Callable[..., SamplingParams]) -> Iterator[Group]:
-        """The groups as they are complete. Tasks with the same limits are sampled together, others one after the
-        other; each batch but the first has a seed of its own."""
-        batches: dict[SamplingParams, list[Prompt]] = {}
-        tasks: dict[str, SamplingParams] = {}
-        for prompt in prompts:
-            name = prompt.problem.part
-            tasks[name] = tasks.get(name) or params(task=self.config.part(name))
-            batches.setdefault(tasks[name], []).append(prompt)
-        for number, (of_batch, batch) in enumerate(batches.items()):
-            seed = derive_seed(of_batch.seed, "sampling", number) if number else of_batch.seed
-            yield from self.sampler.sample(batch, size, replace(of_batch, seed=seed))
 
     def _pass_rates(self, groups: Sequence[ScoredGroup]) -> dict[str, dict[str, float]]:
         """By task, the share of correct responses to each problem."""

@@ -14,9 +14,9 @@ class SolutionReader:
     """Log-probabilities of responses that follow the teacher's own prompts (2601.18734)."""
 
     policy: LogprobModel
-    prompts: Mapping[str, tuple[int, ...]]
+    prompts: Mapping[str, Sequence[int]]
     """problem id -> token ids"""
 
-    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> Sequence[Sequence[float]]:
         read = [replace(group, prompt_ids=self.prompts[group.problem.id]) for group in groups]
         return self.policy.logprobs(read, temperature)

@@ -475,7 +475,7 @@ def _is_of(version: int, group: Group) -> bool:
 
 def _is_written(group: Group) -> bool:
     """Whether the policy wrote some token of the group."""
-    return any(any(response.policy_mask) for response in group.responses)
+    return any(response.policy_mask.count(True) for response in group.responses)
 
 
 def seed_generators(seed: int, step: int) -> None:

@@ -11,9 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, product
+from itertools import product
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from reasoner.distributed.ranks import ALONE, Ranks
@@ -23,11 +26,12 @@ from reasoner.gro.objective import TermPlan, credit_of, plan, weigh
 from reasoner.gro.pairs import units
 from reasoner.gro.spec.terms import Source, Term
 from reasoner.gro.weights import Weights
+from reasoner.io.token_array import TokenArray
 from reasoner.learning.learner import Accumulated, Learner, StepResult
 from reasoner.records import Batch, Component, Group, NonFiniteResponse, Response
 from reasoner.training.critic_update import Critic, CriticReport, update_critic
 from reasoner.training.guards.nonfinite import StepTrace
-from reasoner.training.weight_sync import Gap
+from reasoner.training.weight_sync import Gap, sum_in_order
 
 ENVIRONMENT = "environment"
 """the reward source that pays out what the environment gave"""
@@ -52,8 +56,9 @@ class UpdateReport:
     credits: tuple[float, ...]
     """(R,) The credit of every online response for the first term that reads it (the mean over its tokens where credit
     is per token); 0 where it abstained."""
-    weights: tuple[tuple[float, ...], ...]
-    """(R)(T) The weight of every token of every online response, summed over the optimiser steps."""
+    weights: tuple[Sequence[float], ...]
+    """(R)(T) The weight of every token of every online response, summed over the optimiser steps; on ranks other than
+    the first 0 for responses that others put through the model."""
     terms: Mapping[str, tuple[float, Diagnostics, int]]
     """For each term by name: lambda, the diagnostics of its weights, and the tokens that it counts, over all optimiser
     steps."""
@@ -71,7 +76,7 @@ class UpdateReport:
     nonfinite: tuple[NonFiniteResponse, ...] = ()
     """The responses of the optimiser steps, the critic's included, whose loss or gradient was not finite."""
     teacher_kl: float | None = None
-    """The KL to the teacher over the online batch (`Batch.teacher_kl`), nats; None: there is no teacher."""
+    """The KL to the teacher over the online batch (`teacher_kl`), nats; None: there is no teacher."""
 
     @property
     def skipped(self) -> list[str]:
@@ -105,6 +110,10 @@ class UpdateReport:
             values["teacher/kl"] = self.teacher_kl
         if self.entropy is not None:
             values["entropy"] = self.entropy
+        if any(part.balance for part in self.done):
+            values["update/router_balance"] = sum(part.balance for part in self.done) / sum(
+                part.responses for part in self.done
+            )
         return values | (self.critic.metrics if self.critic else {})
 
 
@@ -145,7 +154,7 @@ def update(
     entropies: list[tuple[float, int]] = []
     nonfinite: list[NonFiniteResponse] = []
     online = prepared.get("online")
-    weights_RT = [[0.0] * len(r.token_ids) for r in online.batch.responses] if online else []
+    weights_RT = [np.zeros(len(r.token_ids)) for r in online.batch.responses] if online else []
     for epoch, mini in product(range(epochs), range(steps)):
         objectives = [source.objective(mini, steps, learner, progress) for source in prepared.values()]
         for objective in objectives:
@@ -156,6 +165,7 @@ def update(
         done += accumulated
         results.append(learner.step())
         for objective, parts in zip(objectives, accumulated, strict=True):
+            objective.seen.join(ranks, results[-1].finite)
             nonfinite += [] if results[-1].finite else objective.nonfinite
             entropies += [(parts.entropy, objective.tokens)] if objective.needs_entropy else []
             for term_plan in objective.plans:
@@ -168,12 +178,12 @@ def update(
     critic_report = _update_critic(critic, value_clip, online, steps, epochs, ranks)
     return UpdateReport(
         credits=online.credits if online else (),
-        weights=tuple(map(tuple, weights_RT)),
+        weights=tuple(TokenArray(row, "float64") for row in weights_RT),
         terms=totals,
         responses=epochs * sum(len(source.batch.responses) for source in prepared.values()),
         done=tuple(done),
         steps=tuple(results),
-        teacher_kl=online.batch.teacher_kl if online else None,
+        teacher_kl=teacher_kl(online.batch) if online else None,
         entropy=sum(h for h, _ in entropies) / max(sum(n for _, n in entropies), 1) if entropies else None,
         gap=sum(gaps[1:], gaps[0]) if gaps else None,
         critic=critic_report,
@@ -229,7 +239,10 @@ class Prepared:
         if mismatched is None or not rows:
             return None
         current = learner.logprobs([mismatched.groups[row] for row in rows], self.batch.temperature)
-        total = sum(sum(now) - sum(mismatched.reference_logprobs[row]) for row, now in zip(rows, current, strict=True))
+        total = sum(
+            sum_in_order(now) - sum_in_order(mismatched.reference_logprobs[row])
+            for row, now in zip(rows, current, strict=True)
+        )
         return max(0.0, total / len(rows))
 
 
@@ -265,15 +278,14 @@ class Objective:
 
     def join(self, ranks: Ranks) -> None:
         """Combine the diagnostics of all ranks, each of which weighed its share of the mini-batch."""
-        of_ranks = ranks.gather((self.diagnostics, self.gap, self.seen))
-        names = dict.fromkeys(name for diagnostics, _, _ in of_ranks for name in diagnostics)
+        of_ranks = ranks.gather((self.diagnostics, self.gap))
+        names = dict.fromkeys(name for diagnostics, _ in of_ranks for name in diagnostics)
         self.diagnostics = {
-            name: sum((diagnostics.get(name, Diagnostics()) for diagnostics, _, _ in of_ranks), Diagnostics())
+            name: sum((diagnostics.get(name, Diagnostics()) for diagnostics, _ in of_ranks), Diagnostics())
             for name in names
         }
-        gaps = [gap for _, gap, _ in of_ranks if gap]
+        gaps = [gap for _, gap in of_ranks if gap]
         self.gap = sum(gaps[1:], gaps[0]) if gaps else None
-        self.seen = StepTrace([part for _, _, seen in of_ranks for part in seen.parts])
 
     @property
     def nonfinite(self) -> tuple[NonFiniteResponse, ...]:
@@ -302,11 +314,11 @@ class Objective:
             self._measure_gap(rows, logprobs_RT)
         return weights
 
-    def add_weights(self, weights_RT: Sequence[list[float]]) -> None:
+    def add_weights(self, weights_RT: Sequence[NDArray[np.float64]]) -> None:
         """Add the weights of the active responses to those of all R, in place."""
         for rows, _, found_RT in self.seen.parts:
-            for row, padded in zip(rows, found_RT.tolist(), strict=True):
-                weights_RT[row][:] = [old + new for old, new in zip(weights_RT[row], padded, strict=False)]
+            for row, padded_T in zip(rows, found_RT, strict=True):
+                weights_RT[row] += padded_T[: len(weights_RT[row])]
 
     def _measure_gap(self, rows: Sequence[int], logprobs_RT: Tensor) -> None:
         """Sampler against learner: the learner's log-probabilities when the batch arrived."""
@@ -317,7 +329,7 @@ class Objective:
             return
         learner_RT = logprobs_RT.cpu() if self.inputs.old_RT is None else self.inputs.old_RT[rows, :width]
         sampler_RT = self.inputs.sampler_RT[rows, :width]
-        gap = Gap.between(learner_RT[mask_RT].tolist(), sampler_RT[mask_RT].tolist())
+        gap = Gap.between(learner_RT[mask_RT].numpy(), sampler_RT[mask_RT].numpy())
         self.gap = gap if self.gap is None else self.gap + gap
 
 
@@ -355,9 +367,9 @@ def inputs_of(batch: Batch) -> ObjectiveInputs:
 
 def _observed(responses: Sequence[Response]) -> Tensor | None:
     """(R, T) the tokens that the environment wrote; None: it wrote none."""
-    if all(all(response.policy_mask) for response in responses):
+    if not any(response.policy_mask.count(False) for response in responses):
         return None
-    return padded([[not written for written in response.policy_mask] for response in responses], torch.bool)
+    return padded([~np.asarray(response.policy_mask) for response in responses], torch.bool)
 
 
 def _components(batch: Batch, shape: torch.Size) -> list[tuple[Tensor, float]]:
@@ -397,10 +409,10 @@ def _environment_weight(components: Sequence[Component]) -> float:
     return sum(part.weight for part in components if part.source == ENVIRONMENT and part.value is not None)
 
 
-def _turn_of_tokens(response: Response) -> list[int]:
+def _turn_of_tokens(response: Response) -> NDArray[np.int64]:
     """(T,) the index among the policy's turns; that of the turn before for what the environment wrote."""
-    starts = {turn.first for turn in response.turns if turn.role == "assistant"} - {0}
-    return list(accumulate(int(at in starts) for at in range(len(response.token_ids))))
+    starts = sorted({turn.first for turn in response.turns if turn.role == "assistant"} - {0})
+    return np.searchsorted(starts, np.arange(len(response.token_ids)), side="right")
 
 
 def mismatch(groups: Sequence[Group]) -> list[Group]:
@@ -415,14 +427,30 @@ def _rewards(values: Sequence[Sequence[float | None]]) -> Tensor:
     return torch.tensor([[math.nan if r is None else r for r in row] for row in values], dtype=torch.float64)
 
 
-def _annotation(values: tuple[tuple[float, ...], ...] | None) -> Tensor | None:
+def teacher_kl(batch: Batch) -> float | None:
+    """The old policy's log-probability minus the teacher's, mean over the policy's tokens, nats; None: there is no
+    teacher."""
+    if batch.teacher_logprobs is None or batch.old_logprobs is None:
+        return None
+    gaps = [
+        np.subtract(old, teacher, dtype=np.float64)[np.asarray(response.policy_mask)]
+        for response, old, teacher in zip(batch.responses, batch.old_logprobs, batch.teacher_logprobs, strict=True)
+    ]
+    gap_S = np.concatenate(gaps) if gaps else np.zeros(0)
+    return sum_in_order(gap_S) / max(len(gap_S), 1)
+
+
+def _annotation(values: tuple[Sequence[float], ...] | None) -> Tensor | None:
     return None if values is None else padded(values, torch.float32)
 
 
-def padded(values: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
+def padded(values: Sequence[Any], dtype: torch.dtype) -> Tensor:
     """(R, T) of rows of different lengths, right-padded with 0."""
-    rows = [torch.tensor(row, dtype=dtype) for row in values]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    padded_RT = torch.zeros(len(values), max(map(len, values)), dtype=dtype)
+    array_RT = padded_RT.numpy()
+    for row, numbers in enumerate(values):
+        array_RT[row, : len(numbers)] = numbers
+    return padded_RT
 
 
 def _update_critic(

@@ -10,12 +10,14 @@ Two checks, because with a sampler that silently keeps stale weights nothing cra
 from __future__ import annotations
 
 import errno
-import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import HandoverError
@@ -47,15 +49,16 @@ class Gap:
     tokens: int
 
     @classmethod
-    def between(cls, learner: Sequence[float], sampler: Sequence[float]) -> Gap:
+    def between(cls, learner_S: ArrayLike, sampler_S: ArrayLike) -> Gap:
         """The gap over at least one token, from the two log-probabilities of each."""
-        differences = [learned - sampled for learned, sampled in zip(learner, sampler, strict=True)]
-        count = len(differences)
+        u_S = np.subtract(learner_S, sampler_S, dtype=np.float64)
+        with np.errstate(over="ignore"):
+            k3_S = np.expm1(u_S) - u_S
         return cls(
-            mean=sum(map(abs, differences)) / count,
-            max=max(map(abs, differences)),
-            k3=sum(map(_k3, differences)) / count,
-            tokens=count,
+            mean=sum_in_order(np.abs(u_S)) / len(u_S),
+            max=float(np.abs(u_S).max()),
+            k3=sum_in_order(k3_S) / len(u_S),
+            tokens=len(u_S),
         )
 
     def __add__(self, other: Gap) -> Gap:
@@ -241,21 +244,24 @@ def gap_of(scored: Sequence[Sequence[float]], groups: Sequence[Group]) -> Gap:
         HandoverError: the groups hold no token of the policy.
     """
     responses = [response for group in groups for response in group.responses]
-    pairs = [
-        (learned, sampled)
-        for response, logprobs in zip(responses, scored, strict=True)
-        for learned, sampled, written in zip(logprobs, response.sampler_logprobs, response.policy_mask, strict=True)
-        if written
-    ]
-    if not pairs:
+    masks = [np.asarray(response.policy_mask) for response in responses]
+    if not any(mask.any() for mask in masks):
         raise HandoverError(
             "the hand-over cannot be checked: the groups hold no token that the policy wrote; pass sampled groups"
         )
-    return Gap.between(*zip(*pairs, strict=True))
+    learner = [np.asarray(logprobs)[mask] for logprobs, mask in zip(scored, masks, strict=True)]
+    sampler = [np.asarray(each.sampler_logprobs)[mask] for each, mask in zip(responses, masks, strict=True)]
+    return Gap.between(np.concatenate(learner), np.concatenate(sampler))
 
 
-def _k3(u: float) -> float:
-    return math.expm1(u) - u if u < 700.0 else math.inf
+def sum_in_order(numbers: ArrayLike) -> float:
+    """The sum in float64, one number after the other: `numpy.sum` adds in another order on another machine.
+
+    >>> sum_in_order([0.1, 0.2, 0.3]) == 0.1 + 0.2 + 0.3, sum_in_order([])
+    (True, 0.0)
+    """
+    sums = np.cumsum(numbers, dtype=np.float64)
+    return float(sums[-1]) if len(sums) else 0.0
 
 
 def gap_limit(dtype: Literal["float32", "bfloat16"], configured: float | None) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from reasoner.config import Config
@@ -32,17 +32,18 @@ def open_sampler(
 
 
 @contextmanager
-def open_interaction(
+def open_interactions(
     config: Config,
-    turn_format: TurnFormat | None,
+    turn_formats: Mapping[str, TurnFormat],
     say: Callable[[str], None],
     log: Callable[[str], None],
     working: CallMark = nullcontext,
-) -> Iterator[Interaction | None]:
-    """Start the workers of the tools and of the environment; None: the task has neither.
+) -> Iterator[Mapping[str, Interaction]]:
+    """Start the workers of the tools and of the environment of every task that has some; returns what its responses
+    interact with by task. Each task has workers of its own, and one without tools and environment has none.
 
     Args:
-        turn_format: how they speak with the policy.
+        turn_formats: how they speak with the policy, by task.
         say: told what is worth knowing, each once.
         log: takes what their code prints.
         working: entered while a call of theirs runs.
@@ -51,9 +52,12 @@ def open_interaction(
         ConfigError: a plugin, a tool, an environment or one of their options is wrong.
         RunError: the workers did not start.
     """
-    if config.environment is None:
-        yield None
-        return
-    assert turn_format is not None
-    with open_environments(config.environment, config.plugins, say, log, working) as environments:
-        yield Interaction(environments, turn_format, config.environment.max_turns)
+    with ExitStack() as stack:
+        yield {
+            name: Interaction(
+                stack.enter_context(open_environments(environment, config.plugins, say, log, working)),
+                turn_formats[name],
+                environment.max_turns,
+            )
+            for name, environment in config.environments.items()
+        }

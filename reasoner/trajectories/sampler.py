@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from copy import copy
@@ -16,8 +16,8 @@ from anyio import CancelScope
 from anyio.from_thread import start_blocking_portal
 
 from reasoner.errors import RunError, SamplerError
-from reasoner.records import Group, Prompt, Receipt, Response, SamplingParams
-from reasoner.sampling.base import DeviceReceiver, TokenService
+from reasoner.records import Group, Problem, Prompt, Receipt, Response, SamplingParams
+from reasoner.sampling.base import DeviceReceiver, ParamsByTask, TokenService, params_of
 from reasoner.sampling.responses import all_end_tokens, check_request, prompt_seeds, still_sampling
 from reasoner.trajectories.interaction import Interaction
 from reasoner.trajectories.token_client import ABORT_S, TokenClient
@@ -74,33 +74,50 @@ class TrajectorySampler:
 
     def __init__(self, service: TokenService) -> None:
         self._state, self._service = _State(service), service
-        self._interaction: Interaction | None = None
+        self._interactions: Interaction | Mapping[str, Interaction] = {}
         self.name, self.description = service.name, service.description
 
     @property
     def version(self) -> int:
         return self._service.version
 
-    def interacting(self, interaction: Interaction | None) -> TrajectorySampler:
-        """A sampler over the same engine whose responses have tools or an environment; None: one turn."""
+    def interacting(self, interactions: Interaction | Mapping[str, Interaction]) -> TrajectorySampler:
+        """A sampler over the same engine whose responses have tools or an environment.
+
+        Args:
+            interactions: one for all problems, or by the task that a problem is of (`Problem.part`): a response to a
+                problem of any other task is one turn.
+        """
         other = copy(self)
-        other._interaction = interaction
+        other._interactions = interactions
         return other
 
-    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
-        check_request(prompts, n, params, self._service.max_model_len)
-        ends = all_end_tokens(self._service.end_tokens, params)
-        return self._sample(prompts, n, params, Reading(self._service.tokenizer, ends, params.stop))
+    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams | ParamsByTask) -> Iterator[Group]:
+        chosen = [params_of(params, prompt.problem) for prompt in prompts]
+        readings = {}
+        for each in dict.fromkeys(chosen):
+            own = [prompt for prompt, theirs in zip(prompts, chosen, strict=True) if theirs == each]
+            check_request(own, n, each, self._service.max_model_len)
+            readings[each] = Reading(self._service.tokenizer, all_end_tokens(self._service.end_tokens, each), each.stop)
+        return self._sample(prompts, n, [(each, readings[each]) for each in chosen])
 
-    def _sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams, reading: Reading) -> Iterator[Group]:
-        state = self._state
+    def _sample(
+        self, prompts: Sequence[Prompt], n: int, chosen: Sequence[tuple[SamplingParams, Reading]]
+    ) -> Iterator[Group]:
+        """
+        Args:
+            chosen: how responses to each prompt are sampled, and how they are read.
+        """
+        state, service = self._state, self._service
+        seed = chosen[0][0].seed if chosen else 0
         groups: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
 
         async def sampling() -> None:
-            client = TokenClient(self._service, state.thread)
-            engine = Engine(client, params, reading, self._service.version, self._service.max_model_len)
+            client = TokenClient(service, state.thread)
+            engines = [Engine(client, *each, service.version, service.max_model_len) for each in chosen]
+            opened = map(GroupPrompt, prompts, prompt_seeds(seed, prompts))
             try:
-                await self._collect(engine, prompts, n, groups.put)
+                await self._collect(client, list(zip(engines, opened, strict=True)), n, groups.put)
             finally:
                 state.idle.set()
                 groups.put(None)
@@ -109,7 +126,7 @@ class TrajectorySampler:
             with state.beginning:
                 state.check_open()
                 state.check_idle("more responses")
-                self._service.begin(params.seed)
+                service.begin(seed)
                 portal = stack.enter_context(start_blocking_portal())
                 state.idle.clear()
                 state.sampling = portal.start_task_soon(sampling)
@@ -122,33 +139,38 @@ class TrajectorySampler:
             finally:
                 state.cancel()
 
-    async def _collect(self, engine: Engine, prompts: Sequence[Prompt], n: int, done: Callable[[Group], None]) -> None:
+    async def _collect(
+        self, client: TokenClient, groups: Sequence[tuple[Engine, GroupPrompt]], n: int, done: Callable[[Group], None]
+    ) -> None:
         """Make all responses at the same time; `done` takes each group that is complete."""
-        collected = [dict[int, Response]() for _ in prompts]
-        seeds = prompt_seeds(engine.params.seed, prompts)
-        opened = [GroupPrompt(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        tasks = [asyncio.ensure_future(job) for job in self._jobs(engine, opened, n)]
+        collected = [dict[int, Response]() for _ in groups]
+        tasks = [asyncio.ensure_future(job) for job in self._jobs(groups, n)]
         try:
             for task in asyncio.as_completed(tasks):
                 index, responses = await task
                 collected[index] |= responses
                 if len(collected[index]) == n:
                     ordered = tuple(collected[index][sample] for sample in range(n))
-                    done(Group(prompts[index].problem, opened[index].token_ids, ordered))
+                    _, group = groups[index]
+                    done(Group(group.prompt.problem, group.token_ids, ordered))
         finally:
             with CancelScope(shield=True):
                 for each in tasks:
                     each.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                await engine.client.close()
+                await client.close()
 
-    def _jobs(self, engine: Engine, groups: Sequence[GroupPrompt], n: int) -> Iterator[_Job]:
+    def _jobs(self, groups: Sequence[tuple[Engine, GroupPrompt]], n: int) -> Iterator[_Job]:
         """A coroutine for every prompt; with an interaction, for every response."""
-        for index, group in enumerate(groups):
-            if self._interaction is None:
-                yield _group(engine, index, group, n)
+        for index, (engine, group) in enumerate(groups):
+            if interaction := self._interaction(group.prompt.problem):
+                yield from (_one(index, Trajectory(engine, interaction, group, sample)) for sample in range(n))
             else:
-                yield from (_one(index, Trajectory(engine, self._interaction, group, sample)) for sample in range(n))
+                yield _group(engine, index, group, n)
+
+    def _interaction(self, problem: Problem) -> Interaction | None:
+        found = self._interactions
+        return found if isinstance(found, Interaction) else found.get(problem.part)
 
     def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
         self._state.check_idle("log-probabilities")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from itertools import count
 from logging import getLogger
@@ -38,7 +39,7 @@ class TokenClient:
         self._receiving: asyncio.Task[None] | None = None
         self._has_failed = False
 
-    async def generate(self, token_ids: tuple[int, ...], n: int, params: SamplingParams) -> tuple[Completion, ...]:
+    async def generate(self, token_ids: Sequence[int], n: int, params: SamplingParams) -> tuple[Completion, ...]:
         """`n` continuations of the token ids.
 
         Raises:

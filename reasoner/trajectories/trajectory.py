@@ -28,7 +28,7 @@ from reasoner.trajectories.transcript import Reading, Transcript
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What all responses of one `sample` call are made with."""
+    """What all responses of one `sample` call to the problems of one task are made with."""
 
     client: TokenClient
     params: SamplingParams

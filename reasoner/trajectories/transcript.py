@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from reasoner.io.token_array import TokenArray
 from reasoner.records import EnvironmentReport, FinishReason, Observation, Response, ToolCall, Turn
 from reasoner.sampling.base import Completion
 from reasoner.sampling.responses import opened_block, response_text
@@ -34,19 +36,19 @@ class Reading:
 class Transcript:
     """The tokens of one response so far: what the policy wrote and what was appended, none of them made twice."""
 
-    prompt_ids: tuple[int, ...]
+    prompt_ids: Sequence[int]
     reading: Reading
-    token_ids: list[int] = field(default_factory=list)
-    policy_mask: list[bool] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    token_ids: array[int] = field(default_factory=lambda: array("i"))
+    policy_mask: bytearray = field(default_factory=bytearray)
+    logprobs: array[float] = field(default_factory=lambda: array("f"))
     turns: list[Turn] = field(default_factory=list)
     versions: list[tuple[int, int]] = field(default_factory=list)
     """position of the first token of each version of the weights, and the version"""
 
     @property
-    def context(self) -> tuple[int, ...]:
+    def context(self) -> TokenArray[int]:
         """What the policy continues."""
-        return (*self.prompt_ids, *self.token_ids)
+        return TokenArray.joined([self.prompt_ids, self.token_ids], "int32")
 
     def write(self, completion: Completion, seconds: float, read: Reader | None = None) -> Turn:
         """Add a turn of the policy.
@@ -97,9 +99,9 @@ class Transcript:
         """
         return Response(
             text=next((turn.text for turn in reversed(self.turns) if turn.role == "assistant"), ""),
-            token_ids=tuple(self.token_ids),
-            policy_mask=tuple(self.policy_mask),
-            sampler_logprobs=tuple(self.logprobs),
+            token_ids=self.token_ids,
+            policy_mask=TokenArray.frombytes(bytes(self.policy_mask), "bool"),
+            sampler_logprobs=self.logprobs,
             finish_reason=finish,
             policy_version=self.versions[0][1],
             version_changes=tuple(self.versions[1:]),
@@ -108,6 +110,6 @@ class Transcript:
         )
 
     def _add(self, token_ids: Sequence[int], logprobs: Sequence[float], *, policy: bool) -> None:
-        self.token_ids += token_ids
-        self.policy_mask += [policy] * len(token_ids)
-        self.logprobs += logprobs
+        self.token_ids.frombytes(TokenArray(token_ids, "int32").tobytes())
+        self.policy_mask += bytes([policy]) * len(token_ids)
+        self.logprobs.frombytes(TokenArray(logprobs, "float32").tobytes())

@@ -34,7 +34,7 @@ LONGEST_S = 24 * 3600.0
 HEAD, TAIL = 2000, 800
 """characters from the beginning and the end of what a program printed that are shown: its end says how it ended"""
 OUTPUT_BYTES = 2**20
-"""bytes that a program may print; with `keep_variables`, that all programs of one interpreter may print together"""
+"""bytes that a program may print"""
 SILENT = "(the program printed nothing: use print)"
 _COMMAND = [PYTHON, *ISOLATED, "program.py"]
 
@@ -104,6 +104,7 @@ class _Interpreter:
         """What a piece prints, and whether the interpreter has ended with it."""
         ends = time.monotonic() + self._options.timeout_s
         mark = secrets.token_hex(16).encode()
+        self._session.forget()  # each program has the whole limit on output, whatever those before it printed
         self._session.send(json.dumps({"code": code, "mark": mark.decode()}).encode() + b"\n")
         printed: list[bytes] = []
         while (line := self._session.receive_line(max(0.0, ends - time.monotonic()))) is not None:
@@ -141,8 +142,7 @@ def _why_ended(outcome: Outcome, options: PythonOptions) -> str:
         case "memory":
             return f"The program was ended: it used more than {options.memory_mb} MB of memory."
         case "output":
-            who = "this program and those before it" if options.keep_variables else "it"
-            return f"The program was ended: {who} printed more than {OUTPUT_BYTES} bytes."
+            return f"The program was ended: it printed more than {OUTPUT_BYTES} bytes."
         case end:
             return f"The program was ended: it used more {end} than allowed."
 

@@ -61,8 +61,14 @@ SPREADS: dict[str, tuple[Dtype, dict[str, Any]]] = {
     "rows-zero-3": ("float32", {"zero_stage": 3}),
     "rows-lora-zero-2": ("float32", {"zero_stage": 2}),
     "rows-lora-zero-3": ("float32", {"zero_stage": 3}),
+    "experts-zero-2": ("float32", {"zero_stage": 2}),
+    "experts-zero-3": ("float32", {"zero_stage": 3}),
+    "rows-experts-zero-3": ("float32", {"zero_stage": 3}),
 }
-"""`rows`: two neighbouring ranks put every row through the model together (`learning.sequence_parallel`)"""
+"""`rows`: two neighbouring ranks put every row through the model together (`learning.sequence_parallel`). `experts`: a
+mixture of experts, with the loss of its routers; some experts get no token of a rank's share"""
+EXPERTS = "mixtral"
+"""folder of that model, beside the other"""
 LORA = LoraConfig(rank=4, alpha=8.0, targets=["all-linear"])
 COUNTS = ("one", "two", "three", "four")
 """numbers of ranks, by the names of their folders"""
@@ -116,7 +122,7 @@ def learning(**more: Any) -> LearningConfig:
 
 def all_logprobs(policy: LogprobModel) -> list[list[float]]:
     """Of the responses of every batch."""
-    return [row for groups in BATCHES.values() for row in policy.logprobs(groups, TEMPERATURE)]
+    return [[*row] for groups in BATCHES.values() for row in policy.logprobs(groups, TEMPERATURE)]
 
 
 def steps() -> list[tuple[list[Group], WeightFunction]]:
@@ -136,6 +142,7 @@ def record(learner: Any, first_gradient: Callable[[], dict[str, Tensor]], folder
         result = learner.step()
         gradient = gradient or first_gradient()
         reports.append((done.loss, done.entropy, done.responses, result.applied, result.finite, result.grad_norm))
+        assert (done.balance > 0) == ("experts" in name and done.responses > 0)
     logprobs.append(all_logprobs(learner))
     if "lora" in name:
         logprobs.append(all_logprobs(WithoutAdapter(learner)))  # the initial model's
@@ -155,7 +162,8 @@ def perturb(learner: PerturbableLearner) -> list[list[list[float]]]:
     found = [learner.logprobs(ONE_GROUP, TEMPERATURE)]
     with learner.perturbed(sizes):
         found.append(learner.logprobs(ONE_GROUP, TEMPERATURE))
-    return [*found, learner.logprobs(ONE_GROUP, TEMPERATURE)]
+    found.append(learner.logprobs(ONE_GROUP, TEMPERATURE))
+    return [[[*row] for row in rows] for rows in found]
 
 
 def publish_on_a_full_disk(learner: Learner, output: Path) -> None:
@@ -257,10 +265,13 @@ def rank(model: Path, output: Path) -> None:
             train_critic(model, pairs, output / f"rank-{ranks.index}" / "rows")
         names = {1: ON_ONE_RANK, 2: tuple(SPREADS), 3: ON_THREE_RANKS, 4: ON_FOUR_RANKS}[ranks.count]
         for name, (dtype, spread) in ((name, SPREADS[name]) for name in names):
-            config = learning(deepspeed=spread, gradient_checkpointing=name.endswith("zero-3"))
+            experts = "experts" in name
+            router_loss = 0.5 if experts else 0.0
+            recompute = name.endswith("zero-3")
+            config = learning(deepspeed=spread, gradient_checkpointing=recompute, router_loss=router_loss)
             start = partial(
                 DeepspeedLearner,
-                model,
+                model.with_name(EXPERTS) if experts else model,
                 device="cpu",
                 dtype=dtype,
                 config=config,

@@ -96,6 +96,15 @@ async def waits(seconds: float) -> str:
     return f"waited {seconds:g}"
 
 
+@tool("meets", timeout_s=60.0)
+async def meets(folder: str, calls: int) -> str:
+    """Wait until so many calls are made at the same time."""
+    (Path(folder) / f"{os.getpid()}-{time.monotonic_ns()}").touch()
+    while len(list(Path(folder).iterdir())) < calls:
+        await asyncio.sleep(0.02)
+    return f"{calls} met"
+
+
 class Counter:
     """Count."""
 
@@ -167,7 +176,7 @@ troubled = environment("troubled", timeout_s=1.0)(Troubled)
 
 @hookimpl
 def register_tools() -> Iterable[Tool]:
-    return [trouble, waits, counter]
+    return [trouble, waits, meets, counter]
 
 
 @hookimpl

@@ -20,7 +20,7 @@ from reasoner.runs.resuming.resume import Resume
 from reasoner.runs.resuming.rules import load_resumed
 from reasoner.scoring.service import ScoringService
 from reasoner.training.build import open_trainer
-from tests.tiny import build_tiny_model
+from tests.tiny import build_tiny_model, byte_tokenizer
 
 PLUGIN = '''
 from reasoner import hookimpl, reward
@@ -90,6 +90,11 @@ rewards = [{{ source = "{source}" }}]
 evaluation.correct = "{source}"
 evaluation.every = 2
 """
+WALKING = """
+environment.name = "walk"
+environment.format = "tags"
+environment.options.turns = 2
+"""
 MIXTURE = """
 evaluation.best = "mean"
 [[mixture]]
@@ -125,14 +130,51 @@ def without_times(row: dict[str, float]) -> dict[str, float]:
     return {key: value for key, value in row.items() if not key.startswith(measured) and "/seconds" not in key}
 
 
-@pytest.mark.slow
-def test_a_run_on_two_tasks_and_the_same_run_resumed(folder: Path) -> None:
+def write_tasks(folder: Path) -> None:
+    """The tiny model, and the tasks `sums`, `words` and `extra`."""
     build_tiny_model(folder / "tiny")
     for name, source, tokens in (("sums", "letters", 12), ("words", "vowels", 8), ("extra", "vowels", 6)):
         (folder / f"{name}.toml").write_text(TASK.format(folder=folder, name=name, source=source, tokens=tokens))
         for suffix, count in (("", 5), ("-eval", 3)):
             rows = [{"question": f"{name}{suffix} {n}?", "answer": "1"} for n in range(count)]
             (folder / f"{name}{suffix}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_run_in_which_each_task_has_its_own_environment_or_none(folder: Path) -> None:
+    """Sampled as one batch, evaluated one after the other; what has no environment has no figures of one."""
+    write_tasks(folder)
+    walks = f"plugins = [{str(Path(__file__).with_name('walking_environment.py'))!r}]\n"
+    (folder / "words.toml").write_text(walks + (folder / "words.toml").read_text() + WALKING)
+    calculates = 'environment = { tools = ["calculator"], format = "tags" }\n'
+    (folder / "extra.toml").write_text((folder / "extra.toml").read_text() + calculates)
+    tasks = [str(folder / f"{name}.toml") for name in ("sums", "words", "extra")]
+    sets = ["run.steps=1", f"run.output={folder / 'runs'}", "mixture.words.sampling.max_tokens=40"]
+    sets.append("mixture.extra.sampling.max_prompt_tokens=448")  # its prompt tells of the tool
+    resolved = load_config(tasks, sets=sets, plugins=[str(folder / "plugin.py")])
+    with open_trainer(ready(resolved)) as trainer:
+        done = train(trainer, gate=True).parent
+
+    [metrics] = read_metrics(done)
+    assert [name for name in ("sums", "words", "extra") if f"task/{name}/turns/mean" in metrics] == ["words", "extra"]
+    assert metrics["task/words/turns/mean"] >= 1.0
+    assert metrics["task/words/environment/failed"] == metrics["task/extra/environment/failed"] == 0.0
+    files = sorted((done / "rollouts").glob("*.parquet"))
+    rows: list[Any] = [each for file in files for each in read_parquet(file, Rollout)]
+    assert {row.training for row in rows} == {True, False}
+    for row in rows:
+        assert (row.response.report is not None) is (row.problem.part != "sums")
+        prompt = byte_tokenizer().decode(row.prompt_ids)
+        assert ("You may walk." in prompt, "calculator" in prompt) == (
+            row.problem.part == "words",
+            row.problem.part == "extra",
+        )
+    assert "words" in (log := (done / "log.txt").read_text())
+    assert "walk; at most 8 turns and 16 calls" in " ".join(log.split())
+
+
+@pytest.mark.slow
+def test_a_run_on_two_tasks_and_the_same_run_resumed(folder: Path) -> None:
+    write_tasks(folder)
     (folder / "mix.toml").write_text(MIXTURE)
     once, again = run(folder, "once", 4), run(folder, "again", 2)
     resumed(again, 4)

@@ -75,12 +75,20 @@ def test_an_interpreter_that_hangs_or_floods_is_replaced() -> None:
     with opened(keep_variables=True, timeout_s=0.5) as tool:
         said = tool(code="x = 3\nprint('begun', flush=True)\nwhile True: pass")
         assert said.splitlines() == ["begun", "(The program was ended after 0.5 seconds. The variables are lost.)"]
-        flooded = "this program and those before it printed more than 1048576 bytes. The variables are lost."
+        flooded = "The program was ended: it printed more than 1048576 bytes. The variables are lost."
         assert flooded in tool(code="print('a' * 3_000_000)")
-        for _ in range(3):
-            tool(code="print('a' * 300_000)")
-        assert flooded in tool(code="print('a' * 300_000)")
+        assert flooded in tool(code="for _ in range(400): print('a' * 3_000)")
         assert tool(code="print('again')") == "again"
+
+
+def test_each_program_of_an_interpreter_has_the_whole_limit_on_output() -> None:
+    with opened(keep_variables=True) as tool:
+        tool(code="x = 3")
+        for _ in range(3):
+            assert "left out" in tool(code="import sys; print('a' * 500_000); print('b' * 500_000, file=sys.stderr)")
+        assert tool(code="print(x)") == "3"
+        assert "it printed more than 1048576 bytes" in tool(code="print('a' * 1_048_577)")
+        assert "NameError: name 'x' is not defined" in tool(code="print(x)")
 
 
 def test_the_time_limit_is_that_of_a_program_and_not_of_each_line() -> None:

@@ -142,7 +142,7 @@ def test_a_killed_rank_ends_the_run_which_can_be_gone_on_with(command: list[str]
 LORA = ("lora.rank=4", "lora.alpha=8")
 TURNS = ("environment.name=walk", "environment.options.turns=2", "environment.format=tags", "sampling.max_tokens=80")
 """an environment in the workers of each rank, which answers the first turn of a response and ends it with the second"""
-STEPS = 12
+STEPS = 20
 RAGGED = (
     *("sampling.group_size=2", "sampling.refills=1", 'sampling.stop=["a", "e", "i", "1"]'),
     *("learning.updates_per_step=1", "learning.token_budget=64"),

@@ -123,7 +123,8 @@ def test_a_run_leaves_everything_that_it_promises(command: list[str], tmp_path: 
 def test_an_interrupted_run_says_so_and_leaves_no_process(
     command: list[str], tmp_path: Path, number: signal.Signals
 ) -> None:
-    with subprocess.Popen([*command, "--steps", "10000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+    endless = [*command, "--steps", "10000", "--no-gate"]
+    with subprocess.Popen(endless, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
         _wait_for_steps(tmp_path / "runs", 1)
         family = psutil.Process(run.pid).children(recursive=True)
         assert family

@@ -12,6 +12,7 @@ from reasoner.data.mixture import Mixture
 from reasoner.data.problems import Cursor, Stream
 from reasoner.loading import load_config
 from reasoner.records import Group, Message, Problem, Prompt, Response, SamplingParams
+from reasoner.sampling.base import ParamsByTask
 from reasoner.scoring.service import ScoringService
 from reasoner.training.rollout import RolloutCollector
 
@@ -23,7 +24,7 @@ SAMPLE_S, SCORE_S = 0.4, 0.1
 class SlowSampler:
     """Takes its time for every group; its responses say how long they are scored."""
 
-    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams | ParamsByTask) -> Iterator[Group]:
         response = Response(str(SCORE_S), (1, 2), (True, True), (-0.5, -0.25), "stop", 0)
         for prompt in prompts:
             time.sleep(SAMPLE_S)

@@ -198,24 +198,21 @@ def test_an_async_source_that_waits_for_ever_is_killed() -> None:
 
 
 @pytest.mark.parametrize("source", ["obedient_group", "obedient_batch"])
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("too few", "got 2 for 3 responses"),
-        ("too many", "got 4 for 3 responses"),
-        ("one number", "a sequence of scores is needed, one per response, got float 1.0"),
-        ("letters", "a sequence of scores is needed, one per response, got str 'xxx'"),
-    ],
-)
-def test_a_group_or_batch_needs_one_score_per_response(source: str, text: str, message: str) -> None:
+def test_a_group_or_batch_needs_one_score_per_response(source: str) -> None:
     with service(source) as scorer:
-        (scored,) = scorer.score([group(text, "good", "good")])
-        statistics = scorer.statistics()[source]
-    failures = [row[0].failure for row in scored.components]
-    assert [failure.kind for failure in failures if failure is not None] == ["invalid"] * 3
-    assert all(failure is not None and message in failure.message for failure in failures)
-    assert scored.rewards == (None,) * 3
-    assert (statistics.calls, statistics.failed) == (1, 3)
+        for text, message in (
+            ("too few", "got 2 for 3 responses"),
+            ("too many", "got 4 for 3 responses"),
+            ("one number", "a sequence of scores is needed, one per response, got float 1.0"),
+            ("letters", "a sequence of scores is needed, one per response, got str 'xxx'"),
+        ):
+            (scored,) = scorer.score([group(text, "good", "good")])
+            statistics = scorer.statistics()[source]
+            failures = [row[0].failure for row in scored.components]
+            assert [failure.kind for failure in failures if failure is not None] == ["invalid"] * 3
+            assert all(failure is not None and message in failure.message for failure in failures)
+            assert scored.rewards == (None,) * 3
+            assert (statistics.calls, statistics.failed) == (1, 3)
 
 
 @pytest.mark.parametrize("source", ["obedient_group", "obedient_batch"])

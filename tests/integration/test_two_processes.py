@@ -1,4 +1,4 @@
-"""The gradient of one process and of two: real processes, summed over gloo."""
+"""The gradient of one process and of two, and what ranks tell each other: real processes, over gloo."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from reasoner.config import LearningConfig
+from reasoner.distributed.ranks import Ranks
+from reasoner.distributed.sharding import rows_by_group, same_batch
+from reasoner.errors import RunError
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import KL
+from reasoner.io.token_array import TokenArray
 from reasoner.learning.torch_engine import TorchLearner
-from reasoner.records import Batch, ScoredGroup
+from reasoner.records import Batch, Group, ScoredGroup
+from reasoner.training.guards.nonfinite import StepTrace
 from reasoner.training.update import ActiveTerm, Objective, Prepared
 from tests.ragged import ragged_groups
 from tests.tiny import build_tiny_model
@@ -77,12 +83,66 @@ def test_one_and_two_processes_give_the_same_gradient(tmp_path: Path) -> None:
     assert all(not torch.allclose(half["model.norm.weight"], alone["model.norm.weight"], rtol=1e-3) for half in halves)
 
 
-def main(model: Path, folder: Path) -> None:
-    """Two processes: forks of this one, which has imported torch once."""
-    other = os.fork()
-    reduce_gradient(model, folder, rank=0 if other else 1)
-    if other:
-        sys.exit(os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]))
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_tell_each_other_arrays_of_any_size(tmp_path: Path, world: int) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "tests.integration.test_two_processes", str(world), str(tmp_path)]
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.glob("done-*")) == [f"done-{rank}" for rank in range(world)]
+
+
+def share_of(rank: int, tokens: int) -> list[Group]:
+    """Groups of a rank: the more the higher its number, so that rank 0 has none; one text that is longer than the
+    tokens."""
+    groups = ragged_groups(prompts=(3, 40, 5), responses=2, seed=rank)[:rank]
+    return [
+        replace(group, responses=tuple(replace(each, text=f"{rank}" * tokens) for each in group.responses))
+        for group in groups
+    ]
+
+
+def exchange(folder: Path, rank: int, world: int) -> None:
+    """One process of several: short and long values, from all to all and from all to the first."""
+    dist.init_process_group("gloo", init_method=f"file://{folder / PORT_FILE}", rank=rank, world_size=world)
+    ranks = Ranks(rank, world, group=dist.new_group(backend="gloo"))
+    for tokens in (1, 10**5):
+        expected = [share_of(each, tokens) for each in range(world)]
+        found = ranks.gather(expected[rank])
+        assert found == expected
+        assert found[rank] is expected[rank]
+        assert ranks.gather_first(expected[rank]) == (expected if rank == 0 else [expected[rank]])
+        assert all(isinstance(each.prompt_ids, TokenArray) for share in found for each in share)
+    arrays = [np.arange(each * 10**5, dtype=np.float64) for each in range(world)]
+    assert all(np.array_equal(*pair) for pair in zip(ranks.gather(arrays[rank]), arrays, strict=True))
+    assert ranks.gather(None) == ranks.gather_first(None) + [None] * (world - 1 if rank else 0)
+    assert ranks.broadcast({"of": rank}) == {"of": 0}
+    trace = StepTrace([([rank], arrays[rank], arrays[rank])] if rank else [])
+    for finite in (True, False):
+        copied = replace(trace)
+        copied.join(ranks, finite)
+        rows = [row for part in copied.parts for row in part[0]]
+        assert rows == (list(range(1, world)) if rank == 0 or not finite else [rank])
+    same_batch(rows_by_group(expected[1]), ranks)
+    with pytest.raises(RunError, match="different batches"):
+        same_batch(rows_by_group(expected[rank]), ranks)
+    (folder / f"done-{rank}").touch()
+    dist.destroy_process_group()
+
+
+def main(what: str, folder: Path) -> None:
+    """Two processes or as many as `what` says: forks of this one, which has imported torch once."""
+    world = int(what) if what.isdecimal() else 2
+    others: list[int] = []
+    while len(others) < world - 1 and (other := os.fork()):
+        others.append(other)
+    rank = 0 if len(others) == world - 1 else len(others) + 1
+    if what.isdecimal():
+        exchange(folder, rank, world)
+    else:
+        reduce_gradient(Path(what), folder, rank)
+    if not rank:
+        sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]) for other in others))
 
 
 def reduce_gradient(model: Path, folder: Path, rank: int) -> None:
@@ -97,4 +157,4 @@ def reduce_gradient(model: Path, folder: Path, rank: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]))

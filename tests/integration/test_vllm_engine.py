@@ -54,8 +54,8 @@ class Reference:
         return [self._score(g.prompt_ids, r, temperature) for g in groups for r in g.responses]
 
     @torch.no_grad()
-    def _score(self, prompt_ids: tuple[int, ...], response: Response, temperature: float) -> list[float]:
-        ids = torch.tensor([prompt_ids + response.token_ids])
+    def _score(self, prompt_ids: Sequence[int], response: Response, temperature: float) -> list[float]:
+        ids = torch.tensor([[*prompt_ids, *response.token_ids]])
         logprobs = (self.model(ids).logits[0, :-1] / temperature).log_softmax(-1)
         found: list[float] = logprobs.gather(-1, ids[0, 1:, None])[len(prompt_ids) - 1 :, 0].tolist()
         return found

@@ -39,8 +39,8 @@ PACKAGES = sorted(path.parent for path in (ROOT / "reasoner").rglob("__init__.py
 TABLE = """
 errors:
 gro:
-records:
 io: errors
+records: io
 config: errors gro io
 processes: errors io
 workers: errors io processes records
@@ -49,7 +49,7 @@ evaluation: config records
 models: config errors io processes
 sandbox: errors io processes
 doctor: errors models processes sandbox
-learning: config distributed errors gro models records
+learning: config distributed errors gro io models records
 plugins: errors evaluation gro io records
 environments: config errors io plugins records workers
 data: config distributed errors io models plugins records
@@ -57,7 +57,7 @@ monitoring: errors evaluation io plugins records
 scoring: config distributed errors io plugins records workers
 loading: config data environments errors evaluation gro io models monitoring plugins scoring
 sampling: config data distributed errors io models processes records
-trajectories: config data distributed environments errors records sampling
+trajectories: config data distributed environments errors io records sampling
 testing: config environments errors io plugins records scoring
 runs: config errors evaluation io loading models records
 launch: errors io processes runs
@@ -300,6 +300,10 @@ LOADING = {*(name.rpartition(".")[2] for name in LOADERS), "from_pretrained"}
 """their last names, and that of what opens a model"""
 
 
+BETWEEN_RANKS = {ROOT / "reasoner/distributed/exchange.py", ROOT / "reasoner/io/token_array.py"}
+"""what the ranks of one run tell each other is pickled, here as by `torch.distributed`; it is never in a file"""
+
+
 def test_nothing_runs_code_that_a_file_holds() -> None:
     """No pickle, no `eval`; models are opened with safetensors, or from GGUF, alone. What runs in the sandbox may."""
     files = [path for folder in ("reasoner", "rewards", "tasks", "plugins") for path in (ROOT / folder).rglob("*.py")]
@@ -309,7 +313,8 @@ def test_nothing_runs_code_that_a_file_holds() -> None:
         for node in nodes_of(path):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 named = [node.module or ""] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names]
-                assert not [name for name in named if name.split(".")[0] in UNPICKLING], path
+                pickles = any(name.split(".")[0] in UNPICKLING for name in named)
+                assert not pickles or path in BETWEEN_RANKS, path
             if not isinstance(node, ast.Call) or last_name(node.func) not in LOADING:
                 continue
             called = ast.unparse(node.func)
@@ -466,13 +471,14 @@ data.eval.missing data.eval.on_bad_row data.eval.too_long
 data.pairs.missing data.pairs.on_bad_row data.pairs.too_long
 data.labelled.missing data.labelled.on_bad_row data.labelled.too_long
 data.demos.missing data.demos.on_bad_row data.demos.too_long
+data.train.duplicates data.eval.duplicates data.pairs.duplicates data.labelled.duplicates data.demos.duplicates
 data.demos.path data.overlap data.demos.hub data.demos.generator data.demos.options data.demos.split data.demos.columns
 data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens
 curriculum.kind curriculum.longest_rest sampling.max_staleness
 sampling.engine sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
 sampling.stop_repetition
-sampling.memory_share sampling.tensor_parallel learning.sequence_parallel
+sampling.memory_share sampling.tensor_parallel learning.sequence_parallel learning.router_loss
 sampling.refills sampling.kv_cache_gib
 environment.name environment.options environment.tools environment.tool_options environment.format
 environment.max_turns environment.max_tool_calls environment.max_result_chars environment.timeout_s environment.workers

@@ -102,6 +102,42 @@ def test_config_show_has_each_value_and_its_origin(cli: Cli) -> None:
     assert ["scoring.max_failure_rate", "0.5", "default"] in found
 
 
+def test_what_shows_a_task_shows_a_mixture_as_run_takes_it(cli: Cli) -> None:
+    tasks = ("math-gsm8k=2", "calc=1")
+    lines = [line.split() for line in cli("config", "show", *tasks, "--profile", "laptop").out.splitlines()]
+    assert ["mixture.math-gsm8k.weight", "2.0", "command", "line"] in lines
+    assert ["mixture.calc.environment.max_turns", "4", "task", "calc"] in lines
+    shown = cli("tasks", "show", *tasks).out
+    assert [line for line in shown.splitlines() if line.startswith("--profile")] == [
+        "--profile laptop",
+        "--profile gpu",
+    ]
+    parts = {"math-gsm8k, weight 2.0": 2, "calc, weight 1.0": 2, "tools calculator (tags)": 2}
+    parts |= {"2000 from generator calculations": 1, "20000 from generator calculations": 1}
+    assert {part: shown.count(part) for part in parts} == parts
+    planned = cli("plan", *tasks, "--profile", "laptop", "--json")
+    assert (planned.code, planned.err) == (0, "")
+    assert json.loads(planned.out)["longest_context"] > 0
+
+
+@pytest.mark.parametrize("command", [("config", "show"), ("tasks", "show"), ("plan",)], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [
+        (("math-gsm8k", "calk=2"), "Did you mean 'calc'"),
+        (("math-gsm8k", "aime24"), "only evaluates"),
+        (("math-gsm8k", "math-gsm8k"), "twice"),
+        (("math-gsm8k", "calc=0"), "above 0"),
+    ],
+)
+def test_a_mixture_that_cannot_be_is_one_message(
+    cli: Cli, command: tuple[str, ...], tasks: tuple[str, ...], said: str
+) -> None:
+    outcome = cli(*command, *tasks)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert said in " ".join(outcome.err.split())
+
+
 @pytest.mark.parametrize(
     "command", [("config", "show"), ("run", "--dry-run"), ("plan",), ("eval",), ("serve",)], ids=lambda words: words[0]
 )

@@ -484,6 +484,35 @@ def test_inputs_of_a_contest_are_read_however_they_are_kept(tests: Any) -> None:
     assert (found.function, found.questions, found.names) == ("", (), frozenset())
 
 
+@pytest.mark.parametrize(
+    ("tests", "cases"),
+    [
+        ([{"input": ["2", "1 2"], "output": ["3"]}], [("2\n1 2", "3")]),
+        ([{"input": ["2", "1 2"], "output": ["3", "4"], "testtype": "stdin"}], [("2\n1 2", "3\n4")]),
+        (
+            [{"input": ["1", "2"], "output": ["3", "4"]}, {"input": ["5"], "output": "6"}],
+            [("1\n2", "3\n4"), ("5", "6")],
+        ),
+        (
+            [{"input": "1", "output": ["3", "4"]}, {"input": ["1", "2"], "output": ["3", "4"]}],
+            [("1", "3\n4"), ("1\n2", "3\n4")],
+        ),
+        (json.dumps([{"input": [2, "1 2"], "output": [3]}]), [("2\n1 2", "3")]),
+        ([json.dumps({"input": ["2", "1 2"], "output": ["3"]})], [("2\n1 2", "3")]),
+        # near misses: several tests, as code_contests has them
+        ([{"input": ["1\n", "2\n"], "output": ["3\n", "4\n"]}], [("1\n", "3\n"), ("2\n", "4\n")]),
+        ([{"input": ["1\n2", "2"], "output": ["3", "4"]}], [("1\n2", "3"), ("2", "4")]),
+        ([{"input": ["1"], "output": ["3"]}, {"input": ["2"], "output": ["4"]}], [("1", "3"), ("2", "4")]),
+        ({"input": ["1", "2"], "output": ["3", "4"]}, [("1", "3"), ("2", "4")]),
+        ({"inputs": ["1", "2"], "outputs": ["3", "4"]}, [("1", "3"), ("2", "4")]),
+        ([{"inputs": ["1", "2"], "outputs": ["3", "4"]}], [("1", "3"), ("2", "4")]),
+        ([{"input": [], "output": []}, {"input": ["1\n"], "output": ["3\n"]}], [("1\n", "3\n")]),
+    ],
+)
+def test_a_list_of_lines_is_one_test(tests: Any, cases: list[tuple[str, str]]) -> None:
+    assert read_contest(make_problem("?", "", tests=tests), 0.0).cases == tuple(StdinCase(*case) for case in cases)
+
+
 FUNCTIONAL = {"input": "[1, 2]\n3\n", "output": "[3]", "testtype": "functional"}
 
 
@@ -574,6 +603,8 @@ class Runs:
         ({"tests": [{"input": "1"}]}, "a test needs 'input' and 'output', got 'input'"),
         ({"tests": {"inputs": ["1"], "outputs": []}}, "inputs and outputs must be lists of one length"),
         ({"tests": {"inputs": [{}], "outputs": ["1"]}}, "input and output of a script are text"),
+        ({"tests": [{"input": ["1", "2"], "output": ["3", "4"]}]}, "can be several tests or the lines of one"),
+        ({"tests": [{"input": ["1\n", "2\n"], "output": ["3\n"]}]}, "inputs and outputs must be lists of one length"),
         ({"tests": [FUNCTIONAL]}, "the tests name no function; .*columns.entry_point=FIELD"),
         ({"tests": [CASES[0], {**FUNCTIONAL, "fn_name": "f"}]}, "some tests call a function and some give input"),
         (

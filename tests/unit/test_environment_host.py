@@ -11,11 +11,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from reasoner import tool
-from reasoner.config import EnvironmentConfig
+from reasoner import Problem, Response, reward, tool
+from reasoner.config import EnvironmentConfig, ScoringConfig
 from reasoner.environments import host_client
 from reasoner.environments.choose import choose
 from reasoner.environments.host_client import HostClient
@@ -29,6 +30,9 @@ from reasoner.environments.workers.protocol import (
 )
 from reasoner.environments.workers.worker_pool import SessionPool
 from reasoner.errors import EnvironmentsError, RunError
+from reasoner.scoring.workers.protocol import COMMON, load_result
+from reasoner.scoring.workers.worker import ConfiguredSource
+from reasoner.scoring.workers.worker_pool import ScoringPool
 from reasoner.workers import host
 
 REQUEST = CallRequest("tool", tool="add")
@@ -187,6 +191,59 @@ def test_a_worker_that_cannot_be_started_fails_its_call_alone(monkeypatch: pytes
         "its worker could not be started: [Errno 24] Too many open files; lower environment.sessions, or raise "
         "`ulimit -n`"
     }
+
+
+def test_a_scoring_worker_that_cannot_be_started_fails_calls_only_where_there_is_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three calls in two tasks: without a worker each fails by itself, and with one they wait for it."""
+
+    def too_many() -> None:
+        raise OSError(24, "Too many open files")
+
+    told: list[bytes] = []
+    jobs = [ConfiguredSource(cast(Any, one_point), {}, 5.0, 0, COMMON)] * 2
+    tasks = [b"1 0,1 {}", b"2 0 {}"]
+    with selectors.DefaultSelector() as selector:
+        pool = ScoringPool(jobs, ScoringConfig(workers=2), selector, told.append, lambda: None)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fork", too_many)
+            for line in tasks:
+                pool.submit(line)
+            pool.turn()
+        results = [load_result(line) for line in told]
+        assert [(each.task, each.reward, each.kind) for each in results] == [
+            (1, 0, "crash"),
+            (1, 1, "crash"),
+            (2, 0, "crash"),
+        ]
+        assert "Too many open files; lower scoring.workers, or raise `ulimit -n`" in results[0].message
+        told.clear()
+        sent: list[bytes] = []
+        forks = iter([lambda adopt: adopt(-1, cast(Any, None), -1)])
+
+        def fork(pool: ScoringPool, memory_mb: int, serve: Any, adopt: Any) -> Any:
+            try:
+                worker = next(forks)(adopt)
+            except StopIteration:
+                raise OSError(24, "Too many open files") from None
+            pool._workers[worker.pid] = worker
+            return worker
+
+        monkeypatch.setattr(ScoringPool, "_fork", fork)
+        monkeypatch.setattr(ScoringPool, "_send", lambda pool, worker, line: sent.append(line))
+        for line in tasks:
+            pool.submit(line)
+        pool.turn()
+        assert len(sent) == 1
+        assert told == []
+        pool._workers.clear()
+
+
+@reward("one_point")
+def one_point(problem: Problem, response: Response) -> float:
+    """1.0 for everything."""
+    return 1.0
 
 
 def test_a_host_may_open_as_many_files_as_the_machine_lets_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,11 +71,21 @@ def test_the_built_in_ones_keep_the_contract() -> None:
     for checklist in (
         check_tool(calculator, [{"expression": "6 * 7"}]),
         check_environment(guess_number, make_problem("Guess.", "7", low=1, high=9), ["5", "nothing", "7"]),
-        check_environment(guess_number),  # which refuses the problem, and says so
     ):
-        assert checklist.passed, str(checklist)
+        assert (checklist.passed, checklist.unreached) == (True, ()), str(checklist)
     lines = str(check_environment(guess_number, make_problem("Guess.", "7", low=1, high=9), ["5"]))
     assert "FAIL  plays the given turns to the end: 1 turns, reward 0.36907: it goes on" in lines
+
+
+def test_what_was_not_checked_is_not_called_ok(cli: Cli) -> None:
+    """An environment that needs fields of its problem, and a tool that answers nothing made up."""
+    checked = cli("plugins", "check", "guess-number")
+    assert checked.code == 0
+    assert "- starts: not checked: it refuses a problem without fields" in " ".join(checked.out.split())
+    assert "- copes with unicode: not checked" in " ".join(checked.out.split())
+    assert "Not everything was checked of guess-number" in checked.out
+    assert check_tool(calculator).unreached == ("has a result",)
+    assert "Not everything" not in cli("plugins", "check", "boxed_format").out
 
 
 def test_what_breaks_the_contract_is_named(cli: Cli, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from reasoner.records import (
     SamplingParams,
     ScoredGroup,
 )
+from reasoner.sampling.base import ParamsByTask
 from reasoner.training.evaluator import evaluate
 
 PARAMS = SamplingParams(temperature=0.0, max_tokens=4)
@@ -88,7 +89,7 @@ class FakeSampler:
     def __init__(self, answers: Mapping[str, Sequence[str]]) -> None:
         self.answers = answers
 
-    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
+    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams | ParamsByTask) -> Iterator[Group]:
         for prompt in reversed(prompts):
             answers = self.answers[prompt.problem.id][:n]
             yield Group(prompt.problem, prompt.token_ids, tuple(response(answer) for answer in answers))

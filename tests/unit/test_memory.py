@@ -443,7 +443,7 @@ def test_a_run_without_memory_for_it_is_refused_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     build_tiny_model(tmp_path / "tiny")
-    (tmp_path / "demos.jsonl").write_text('{"prompt": "say", "completion": "yes"}\n' * 8)
+    (tmp_path / "demos.jsonl").write_text("".join(f'{{"prompt": "say {n}", "completion": "yes"}}\n' for n in range(8)))
     (tmp_path / "trial.toml").write_text(TASK.format(folder=tmp_path))
     resolved = load_config(tmp_path / "trial.toml")
     monkeypatch.setattr("reasoner.processes.machine.free_memory", lambda device: {"memory": 10_000.0})

@@ -251,8 +251,19 @@ def test_rows_that_cannot_be_used_are_named_with_their_task(folder: Path) -> Non
         (f"{TWO}{ALSO}samples = 4\n", [], ["samples = 4 at temperature 0"]),
         (f"{TWO}{ALSO}evaluation.correct = 'mth'\n", [], ["evaluation.also.quiz: evaluation.correct = 'mth'"]),
         (f"{TWO}{ALSO}data.eval = 'none'\n", [], ["evaluation.also.quiz", "data.eval is not set"]),
-        (f"{TWO}environment.tools = ['python']\n", [], ["mixture.words.environment", "several tasks"]),
-        (f"{TWO}{ALSO}", ["environment.tools=['python']"], ["mixture.sums.environment", "several tasks"]),
+        (f"{TWO}environment.tools = ['pithon']\n", [], ["mixture.words.environment.tools: ", "'pithon'", "'python'"]),
+        (f"{TWO}environment.max_turns = 3\n", [], ["mixture.words.environment", "without a name or tools"]),
+        (f"{TWO}{ALSO}environment.name = 'gues'\n", [], ["evaluation.also.quiz.environment.name: ", "'gues'"]),
+        (
+            f"{TWO}environment = {{name = 'guess-number', options = {{hi = 3}}}}\n",
+            [],
+            ["mixture.words.environment 'guess-number' has no option 'hi'"],
+        ),
+        (
+            f"{TWO}environment.tools = ['python']\n",
+            ["gro.terms.grpo.credit.level=turn"],
+            ["mixture.sums: ", "level = 'turn'", "set environment.name"],
+        ),
         (TWO, ["mixture=[{task = 'words.toml'}]"], ["cannot be listed by --set", "[[mixture]]", "reasoner run A=2"]),
         ("", ["mixture = [ 'sums' ]"], ["cannot be listed by --set", "[[mixture]]"]),
         (TWO, ["evaluation.also=[{task = 'quiz.toml'}]"], ["cannot be listed by --set", "[[evaluation.also]]"]),
@@ -271,6 +282,27 @@ def test_what_is_refused_and_how(folder: Path, text: str, sets: list[str], parts
 def test_a_set_that_lists_no_task_is_none(folder: Path, sets: list[str]) -> None:
     text = TWO if "words" in sets[0] else TASK.format(name="sums")
     assert load_config(written(folder, text), sets=sets).config.also == {}
+
+
+def test_every_task_keeps_its_own_environment(folder: Path) -> None:
+    """Also a complete configuration, and what is set for all parts."""
+    text = TWO + "environment = { tools = ['calculator'], format = 'tags', max_turns = 3 }\n"
+    text += ALSO + "environment = { name = 'guess-number', format = 'tags' }\n"
+    config = config_of(folder, text)
+    assert {name: (each.tools, each.name) for name, each in config.environments.items()} == {
+        **{"words": (["calculator"], ""), "quiz": ([], "guess-number")}
+    }
+    assert config.environment is config.parts["sums"].environment is None
+    words = config.parts["words"].environment
+    assert words is not None
+    assert words.max_turns == 3
+    complete = folder / "config.toml"
+    complete.write_text(to_toml(config))
+    assert load_config(complete).config == config
+    everywhere = config_of(folder, TWO, "environment={tools=['calculator'], format='tags'}")
+    assert list(everywhere.environments) == ["sums", "words"]
+    single = load_config("calc", "laptop").config
+    assert dict(single.environments) == {"calc": single.environment}
 
 
 def test_a_curriculum_over_parts_needs_parts() -> None:

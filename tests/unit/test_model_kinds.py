@@ -32,7 +32,7 @@ def make_policy(folder: Path, **options: Any) -> TorchPolicy:
     return TorchPolicy(folder, device="cpu", dtype="float32", **values)
 
 
-def plain_logprobs(folder: Path, groups: Sequence[Group]) -> list[list[float]]:
+def plain_logprobs(folder: Path, groups: Sequence[Group]) -> Sequence[Sequence[float]]:
     """(R)(T) by a model of its own for every response, whose last token is only predicted."""
     found = []
     for group in groups:
@@ -45,8 +45,8 @@ def plain_logprobs(folder: Path, groups: Sequence[Group]) -> list[list[float]]:
     return found
 
 
-def same(got: list[list[float]], expected: list[list[float]]) -> bool:
-    return got == [pytest.approx(row, abs=1e-4) for row in expected]
+def same(got: Sequence[Sequence[float]], expected: Sequence[Sequence[float]]) -> bool:
+    return [*map(list, got)] == [pytest.approx(row, abs=1e-4) for row in expected]
 
 
 def _stretched(folder: Path) -> Path:

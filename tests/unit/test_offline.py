@@ -99,7 +99,7 @@ def test_every_spelling_of_a_pair_gives_the_same_tokens(tmp_path: Path, tokenize
     for response, message in zip(scored.group.responses, (GOOD, BAD), strict=True):
         whole = tokenizer.apply_chat_template([USER, message], tokenize=True, return_dict=False)
         newline = len(tokenizer.encode("\n", add_special_tokens=False))
-        assert list(scored.group.prompt_ids + response.token_ids) == whole[:-newline]
+        assert [*scored.group.prompt_ids, *response.token_ids] == whole[:-newline]
 
 
 def test_the_prompt_is_the_one_that_fresh_responses_are_sampled_for(tmp_path: Path, tokenizer: Any) -> None:
@@ -432,10 +432,10 @@ def test_bad_rows_of_offline_data_are_named_at_once_or_left_out(tmp_path: Path, 
     config = source(tmp_path, *rows, max_tokens=400)
     with pytest.raises(DataError) as caught:
         load("pairs", config, tokenizer)
-    first, *named, repeated, _ = str(caught.value).splitlines()
-    assert first == "data.pairs: 5 of 8 rows cannot be used."
-    assert [line.split("set.jsonl, line ")[1][0] for line in named] == ["3", "5", "6", "4", "7"]
-    assert repeated == "  rows that repeat an earlier one: 1"
+    first, *named, more, _ = str(caught.value).splitlines()
+    assert first == "data.pairs: 6 of 8 rows cannot be used."
+    assert [line.split("set.jsonl, line ")[1][0] for line in named] == ["3", "5", "6", "8", "4"]
+    assert more == "  and 1 more: 1 longer than data.pairs.max_tokens = 400"
     report = RowReport("drop")
     data = load_offline("pairs", config, PLAIN, {}, open_renderer(tokenizer, PLAIN), seed=0, report=report)
     assert [scored.group.problem.id for scored in data.groups] == ["set:0", "set:1"]

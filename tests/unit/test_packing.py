@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given
@@ -32,7 +34,7 @@ def groups(draw: st.DrawFn) -> list[Group]:
     return ragged_groups(prompts, draw(st.integers(1, 6)), draw(st.integers(1, 20)), seed=draw(st.integers(0, 99)))
 
 
-def _contents(batches: tuple[MicroBatch, ...]) -> dict[int, tuple[tuple[int, ...], tuple[int, ...]]]:
+def _contents(batches: tuple[MicroBatch, ...]) -> dict[int, tuple[Sequence[int], Sequence[int]]]:
     found = [
         (index, (sequence.prompt_ids, response))
         for batch in batches
@@ -43,7 +45,7 @@ def _contents(batches: tuple[MicroBatch, ...]) -> dict[int, tuple[tuple[int, ...
     return dict(found)
 
 
-def _expected(some: list[Group]) -> dict[int, tuple[tuple[int, ...], tuple[int, ...]]]:
+def _expected(some: list[Group]) -> dict[int, tuple[Sequence[int], Sequence[int]]]:
     flat = [(group.prompt_ids, response.token_ids) for group in some for response in group.responses]
     return dict(enumerate(flat))
 

@@ -519,15 +519,23 @@ def test_a_source_that_needs_a_problem_of_its_own_is_checked_with_a_case(tmp_pat
     )
     file = plugin(tmp_path, code, "own")
     source = reward_sources(build_manager([file]))["own"]
-    failed = [check for check in check_source(source, plugins=[file]).checks if not check.passed]
+    checklist = check_source(source, plugins=[file])
+    failed = [check for check in checklist.checks if not check.passed]
     assert [check.name for check in failed] == [
         "copes with an empty text",
         "copes with a megabyte of text",
         "copes with unicode",
     ]
+    assert checklist.unreached == (
+        "returns None, a finite number or a Score",
+        "gives the same value twice",
+        "gives the same value in another process",
+    )
+    assert "  -     gives the same value twice: not checked: no call returned" in str(checklist).splitlines()
     assert all("KeyError: 'tests'" in check.detail and "give it cases" in check.detail for check in failed)
     case = Case(make_problem("?", "1", tests=["x"]), make_response("x"), 1.0)
-    assert check_source(source, [case], plugins=[file]).passed
+    whole = check_source(source, [case], plugins=[file])
+    assert (whole.passed, whole.unreached) == (True, ())
 
 
 def test_a_source_that_no_worker_can_find_fails(tmp_path: Path) -> None:

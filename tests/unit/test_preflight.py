@@ -52,7 +52,9 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """`--plugin` and `--config` of a run with `boxed_in` on a few problems."""
     monkeypatch.delenv("SANDBOX", raising=False)
     (tmp_path / "own.py").write_text(PLUGIN)
-    (tmp_path / "rows.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n' * 4)
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(f'{{"question": "1 + {n}?", "answer": "{n + 1}"}}\n' for n in range(4))
+    )
     rows = json.dumps(str(tmp_path / "rows.jsonl"))
     (tmp_path / "own.toml").write_text(
         f'[[rewards]]\nsource = "boxed_in"\n[data]\noverlap = "allow"\n[data.train]\npath = {rows}\n'

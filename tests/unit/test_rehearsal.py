@@ -214,7 +214,7 @@ def test_the_task_shows_samples_of_its_data(cli: Cli, folder: Path) -> None:
 
 
 def test_what_a_task_shows_follows_what_is_set(cli: Cli, folder: Path) -> None:
-    write(folder / "other.jsonl", [{"prompt": "Whose?", "solution": "#### 7"}] * 10)
+    write(folder / "other.jsonl", [{"prompt": "Whose?", "solution": f"#### {n}"} for n in range(10)])
     chosen = (
         "--set",
         "data.train.path=other.jsonl",

@@ -19,7 +19,7 @@ from reasoner.data.curriculum import Curriculum
 from reasoner.data.mixture import Chooser, Mixture
 from reasoner.data.problems import Cursor, Stream
 from reasoner.distributed.ranks import Ranks
-from reasoner.errors import SamplerError
+from reasoner.errors import SamplerError, ScoringError
 from reasoner.io.parquet import read_parquet, write_parquet
 from reasoner.loading import load_config
 from reasoner.monitoring.step_metrics import rollout_metrics
@@ -37,8 +37,10 @@ from reasoner.records import (
     ScoredGroup,
 )
 from reasoner.runs.rollouts import to_rollouts
+from reasoner.sampling.base import ParamsByTask, params_of
 from reasoner.sampling.sharded import ShardedSampler
 from reasoner.scoring.sharded import ShardedScorer
+from reasoner.scoring.statistics import FailedResponse, SourceStatistics
 from reasoner.training.evaluator import Evaluator
 from reasoner.training.guards.environment_failures import limit_failures
 from reasoner.training.rollout import RolloutCollector, StepRollouts
@@ -75,6 +77,9 @@ class Scorer:
             rewards = tuple(self.rewards(int(group.problem.answer)))
             components = tuple((Component("math", 1.0, reward),) for reward in rewards)
             yield ScoredGroup(group, components, rewards)
+
+    def statistics(self) -> dict[str, SourceStatistics]:
+        return {}
 
 
 def collector(
@@ -266,7 +271,7 @@ def test_ranks_draw_one_step_together_also_where_a_refill_is_smaller_than_they_a
     def rank(here: Ranks) -> tuple[list[StepRollouts], dict[str, Any], Sampler]:
         made, sampler = collector(every(3), per_step=3)
         made.sampler = cast(Any, ShardedSampler(cast(Any, Engine(sampler)), here))
-        made.scorer = ShardedScorer(made.scorer, here)
+        made.scorer = ShardedScorer(cast(Any, made.scorer), here, 1.0)
         assert [scored.group.problem.id for scored in made.sample_apart(2, lambda done, total: None)] == apart
         steps = [made.collect(step, greedy=False) for step in range(1, 5)]
         made.mark()
@@ -321,7 +326,7 @@ def test_failed_environments_end_all_ranks_by_their_share_of_the_step(
     def rank(here: Ranks) -> str:
         made = failing(failed, share)
         made.sampler = cast(Any, ShardedSampler(cast(Any, Engine(cast(Any, made.sampler))), here))
-        made.scorer = ShardedScorer(made.scorer, here)
+        made.scorer = ShardedScorer(cast(Any, made.scorer), here, 1.0)
         messages = []
         for sampled in (lambda: made.collect(1, greedy=False), lambda: made.sample_apart(8, lambda done, total: None)):
             try:
@@ -384,15 +389,60 @@ def test_a_benchmark_ends_as_soon_as_too_many_are_certain() -> None:
     assert next(drawn).problem.id == "p:3"
 
 
+@pytest.mark.parametrize(
+    ("responses", "failed", "said"),
+    [
+        ((8, 24, 0), (8, 0, 0), ""),  # all of one rank, a quarter of all
+        ((8, 24, 0), (8, 8, 0), ""),  # half, which is not more than half
+        ((8, 24, 0), (8, 9, 0), "failed on 17 of 32 responses (timeout 17)"),
+        ((3, 3, 3), (3, 2, 0), "failed on 5 of 9 responses (timeout 5)"),  # each rank has too few to say anything
+        ((3, 3, 1), (3, 3, 1), ""),  # all have
+        ((0, 9, 0), (0, 5, 0), "failed on 5 of 9 responses (timeout 5)"),
+    ],
+)
+def test_failures_of_a_source_are_judged_over_all_ranks(
+    responses: tuple[int, ...], failed: tuple[int, ...], said: str
+) -> None:
+    """Every rank says the same, also one that scored nothing."""
+
+    def rank(here: Ranks) -> str:
+        scorer = cast(Any, Counting(lambda n: (1.0,), responses[here.index], failed[here.index]))
+        try:
+            list(ShardedScorer(scorer, here, 0.5).score([]))
+        except ScoringError as error:
+            return str(error)
+        return ""
+
+    first, *others = on_ranks(3, rank)
+    assert others == [first] * 2
+    assert bool(first) is bool(said)
+    assert said in first
+
+
+@dataclass
+class Counting(Scorer):
+    """`judge` failed on some of its responses."""
+
+    responses: int
+    failed: int
+
+    def statistics(self) -> dict[str, SourceStatistics]:
+        example = FailedResponse("p:0", 0, Failure("judge", "timeout", "too slow", 1.0)) if self.failed else None
+        failures = cast(Any, {"timeout": self.failed} if self.failed else {})
+        return {"judge": SourceStatistics("judge", self.responses, 0, self.responses, failures, 0.0, example)}
+
+
 @dataclass
 class NotingSampler(Sampler):
-    """Notes the limits with which each batch is sampled."""
+    """Notes the limits with which each prompt is sampled."""
 
     limits: list[tuple[str, int]] = field(default_factory=list)
 
-    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
-        self.limits += [(prompt.problem.part, params.max_tokens) for prompt in prompts]
-        return super().sample(prompts, n, params)
+    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams | ParamsByTask) -> Iterator[Group]:
+        chosen = [params_of(params, prompt.problem) for prompt in prompts]
+        (seed,) = {each.seed for each in chosen}
+        self.limits += [(prompt.problem.part, each.max_tokens) for prompt, each in zip(prompts, chosen, strict=True)]
+        return super().sample(prompts, n, SamplingParams(1.0, 1, seed=seed))
 
 
 def of_two_tasks(refills: int = 0) -> tuple[RolloutCollector, NotingSampler]:
@@ -410,11 +460,12 @@ def of_two_tasks(refills: int = 0) -> tuple[RolloutCollector, NotingSampler]:
     return RolloutCollector(config, cast(Any, sampler), cast(Any, Scorer(every(2))), mixture, prompts), sampler
 
 
-def test_each_task_is_sampled_with_its_own_limits_and_noise() -> None:
+def test_tasks_are_sampled_as_one_batch_each_with_its_own_limits() -> None:
     made, sampler = of_two_tasks()
     rollouts = made.collect(1, greedy=True)
     assert {name: limit for name, limit in sampler.limits} == {"math-gsm8k": 64, "code-stdin": 96}  # noqa: C416
-    assert len(set(sampler.seeds)) == len(sampler.seeds) == 4  # two batches, and two of greedy responses
+    assert len(set(sampler.seeds)) == len(sampler.seeds) == 2  # of the step, and of its greedy responses
+    assert [len(batch) for batch in sampler.rounds] == [3, 3]
     assert len(rollouts.greedy_rewards or ()) == 3
     apart = made.sample_apart(4, lambda done, total: None)
     assert Counter(scored.group.problem.part for scored in apart) == {"math-gsm8k": 4, "code-stdin": 4}
@@ -428,7 +479,7 @@ def test_ranks_draw_a_mixture_together_also_where_a_task_has_fewer_problems_than
     def rank(here: Ranks) -> tuple[list[StepRollouts], dict[str, Any]]:
         made, sampler = of_two_tasks(refills)
         made.sampler = cast(Any, ShardedSampler(cast(Any, Engine(sampler)), here))
-        made.scorer = ShardedScorer(made.scorer, here)
+        made.scorer = ShardedScorer(cast(Any, made.scorer), here, 1.0)
         steps = [made.collect(step, greedy=False) for step in range(1, 7)]
         made.mark()
         return steps, made.state()
@@ -449,8 +500,8 @@ class Engine:
     name: str = "fake"
     description: str = "fake"
 
-    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams) -> Iterator[Group]:
-        return self.sampler.sample(prompts, n, params)
+    def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams | ParamsByTask) -> Iterator[Group]:
+        return self.sampler.sample(prompts, n, cast(Any, params))
 
 
 def test_sampling_and_scoring_are_on_the_timeline_also_where_they_fail() -> None:

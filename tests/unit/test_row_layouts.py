@@ -35,7 +35,7 @@ def splits_of(
 ) -> Splits:
     path = tmp_path / "x.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = DataConfig(train=SourceConfig(path=str(path), shuffle=False, **source))
+    data = DataConfig(train=SourceConfig(path=str(path), **{"shuffle": False, "duplicates": "keep", **source}))
     return load_splits(data, prompt, {}, 0, needs_answer=needs_answer)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -241,13 +241,15 @@ def test_all_bad_rows_are_named_at_once_the_first_five_and_the_others_by_kind(tm
     data = DataConfig(train=SourceConfig(path=jsonl(tmp_path / "x.jsonl", bad_rows())))
     with pytest.raises(DataError) as caught:
         load_splits(data, PLAIN, {}, 3)
-    first, *named, more, repeated, advice = str(caught.value).splitlines()
-    assert first == "data.train: 9 of 40 rows cannot be used."
+    first, *named, more, advice = str(caught.value).splitlines()
+    assert first == "data.train: 10 of 40 rows cannot be used."
     assert len(named) == NAMED
     where = [line.split("x.jsonl, ")[1].split(":")[0].split(",")[0] for line in named]
     assert where == ["line 6", "line 24", "line 4", "line 8", "line 9"]  # what is malformed is known first
-    assert more == "  and 4 more: 3 with an empty field 'answer', 1 whose field 'answer' is neither text nor a number"
-    assert repeated == "  rows that repeat an earlier one: 1"
+    assert more == (
+        "  and 5 more: 3 with an empty field 'answer', 1 whose field 'answer' is neither text nor a number, "
+        "1 that repeat an earlier one"
+    )
     assert advice == "Correct these rows, or leave them out: --set data.on_bad_row=drop."
 
 
@@ -265,14 +267,66 @@ def test_dropped_rows_are_counted_and_repeated_ones_go_too(tmp_path: Path) -> No
     )
 
 
-def test_rows_that_repeat_others_are_said_and_kept_unless_bad_rows_are_dropped(tmp_path: Path) -> None:
-    near = {"question": "What is 0 + 0?", "answer": "1"}  # the same question with another answer is no repetition
-    data = DataConfig(train=source(jsonl(tmp_path / "x.jsonl", [*ROWS[:2], ROWS[0], near])))
-    splits = load_splits(data, PLAIN, {}, 0)
-    assert len(splits.train) == 4
-    assert [note.partition(" (")[0] for note in splits.notes] == ["data.train: rows that repeat an earlier one: 1"]
-    dropped = load_splits(data.model_copy(update={"on_bad_row": "drop"}), PLAIN, {}, 0)
-    assert ids(dropped.train) == ["x:0", "x:1", "x:3"]
+NEAR: Sequence[object] = (
+    {"question": "What is 0 + 0?", "answer": "1"},  # the same question with another answer is no repetition
+    {"question": "what is 0 + 0?", "answer": "0"},
+    {"question": "What is 0 + 0? ", "answer": "0"},
+)
+
+
+def test_rows_that_repeat_others_are_refused_unless_they_are_dropped_or_kept(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "x.jsonl", [*ROWS[:2], ROWS[0], *NEAR, ROWS[1]])
+    data = DataConfig(train=source(path))
+    with pytest.raises(DataError) as caught:
+        load_splits(data, PLAIN, {}, 0)
+    assert str(caught.value).splitlines() == [
+        "data.train: 2 of 7 rows cannot be used.",
+        f"  {path}, line 3: it repeats {path}, line 1.",
+        f"  {path}, line 7: it repeats {path}, line 2.",
+        "Correct these rows, or leave them out: --set data.train.duplicates=drop (or keep them: =keep).",
+    ]
+    for changes in ({"on_bad_row": "drop"}, {"train": source(path, duplicates="drop")}):
+        dropped = load_splits(data.model_copy(update=changes), PLAIN, {}, 0)
+        assert ids(dropped.train) == ["x:0", "x:1", "x:3", "x:4", "x:5"]
+        assert "rows that repeat an earlier one and were left out: 2 (the first: " in dropped.notes[0]
+    kept = load_splits(DataConfig(train=source(path, duplicates="keep"), on_bad_row="drop"), PLAIN, {}, 0)
+    assert len(kept.train) == 7
+    assert kept.notes[0].endswith("to leave them out: --set data.train.duplicates=drop.")
+    own = DataConfig(train=source(path, on_bad_row="drop", duplicates="refuse"))
+    with pytest.raises(DataError, match="2 of 7 rows cannot be used"):
+        load_splits(own, PLAIN, {}, 0)
+    with pytest.raises(DataError, match=r"data\.eval: 2 of 7 .*(?s:.*)data\.eval\.duplicates=drop"):
+        load_splits(
+            DataConfig(train=source(jsonl(tmp_path / "y.jsonl")), eval=source(path), overlap="allow"), PLAIN, {}, 0
+        )
+
+
+def test_without_an_answer_rows_are_duplicates_where_all_their_fields_are(tmp_path: Path) -> None:
+    """The verifier reads the tests: other tests make another problem, and an answer is what it is compared with."""
+    rows = [{"question": "f?", "tests": tests} for tests in (["f(1)"], ["f(2)"], ["f(1)"])]
+    data = DataConfig(train=source(jsonl(tmp_path / "x.jsonl", rows), duplicates="drop"))
+    assert ids(load_splits(data, PLAIN, {}, 0, needs_answer=False).train) == ["x:0", "x:1"]
+    answered = DataConfig(
+        train=source(jsonl(tmp_path / "y.jsonl", [{**row, "answer": "1"} for row in rows]), duplicates="drop")
+    )
+    assert ids(load_splits(answered, PLAIN, {}, 0).train) == ["y:0"]
+
+
+@pytest.mark.parametrize(("duplicates", "left"), [(None, 6), ("keep", 6), ("drop", 2), ("refuse", 0)])
+def test_what_a_generator_gives_again_is_kept_unless_it_is_said(duplicates: Any, left: int) -> None:
+    """Also where bad rows are dropped."""
+
+    def two(count: int, seed: int) -> Iterator[Mapping[str, Any]]:
+        yield from ({"question": f"{n % 2}?", "answer": "1"} for n in range(count))
+
+    data = DataConfig(train=SourceConfig(generator="two", limit=6, duplicates=duplicates), on_bad_row="drop")
+    if not left:
+        with pytest.raises(DataError, match=r"4 of 6 rows cannot be used"):
+            load_splits(data, PLAIN, {"two": two}, 0)
+        return
+    splits = load_splits(data, PLAIN, {"two": two}, 0)
+    assert len(splits.train) == left
+    assert "rows that repeat an earlier one" in splits.notes[0]
 
 
 def test_equal_complaints_are_written_once_and_where_every_row_is_bad_nothing_can_be_left_out(tmp_path: Path) -> None:
@@ -326,7 +380,8 @@ def test_a_share_is_held_out_whatever_the_seed_and_the_order_of_the_rows(tmp_pat
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.5])
 def test_problems_that_ask_the_same_are_on_one_side_and_are_evaluated_once(tmp_path: Path, share: float) -> None:
     again = [{**row, "question": f" {str(row['question']).upper()} ", "answer": "x"} for row in ROWS[::2]]
-    splits = split(jsonl(tmp_path / "x.jsonl", [*ROWS, *again, *ROWS[::3]]), share=share)
+    path = jsonl(tmp_path / "x.jsonl", [*ROWS, *again, *ROWS[::3]])
+    splits = split(path, share=share, duplicates="keep")
     asked = [{question_key(problem) for problem in side} for side in (splits.train, splits.eval)]
     assert asked[0].isdisjoint(asked[1])
     assert len(asked[1]) == len(splits.eval) == 40 * share
@@ -406,7 +461,7 @@ def test_each_source_says_what_becomes_of_its_bad_and_long_rows(tmp_path: Path) 
     assert (len(splits.train), len(splits.eval)) == (30, 40)
     with pytest.raises(DataError) as caught:
         load_splits(data.model_copy(update={"eval": source(rows)}), PLAIN, {}, 0)
-    assert str(caught.value).startswith("data.eval: 9 of 40 rows cannot be used.")
+    assert str(caught.value).startswith("data.eval: 10 of 40 rows cannot be used.")
     assert str(caught.value).endswith("leave them out: --set data.on_bad_row=drop.")
     own = data.model_copy(update={"eval": source(rows, on_bad_row="refuse"), "on_bad_row": "drop"})
     with pytest.raises(DataError, match=r"leave them out: --set data\.eval\.on_bad_row=drop\.$"):

@@ -126,10 +126,10 @@ def test_slices_have_every_token_once_and_what_predicts_it(lengths: list[tuple[i
     predictors = torch.cat([part.predictors_S + index * start for index, part in enumerate(slices)])
     targets = torch.cat([part.targets_S for part in slices])
     for part in slices:
-        assert part.piece is not None
-        assert part.piece.counts == tuple(len(other.targets_S) for other in slices)
-        assert predictors[part.piece.places_S].equal(whole.predictors_S)
-        assert targets[part.piece.places_S].equal(whole.targets_S)
+        assert part.row_slice is not None
+        assert part.row_slice.counts == tuple(len(other.targets_S) for other in slices)
+        assert predictors[part.row_slice.places_S].equal(whole.predictors_S)
+        assert targets[part.row_slice.places_S].equal(whole.targets_S)
 
 
 def batch_of(lengths: list[tuple[int, list[int]]]) -> MicroBatch:

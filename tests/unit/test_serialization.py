@@ -1,11 +1,11 @@
 import dataclasses
 import json
 import math
-import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -42,6 +42,8 @@ from reasoner.records import (
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 INT64 = st.integers(-(2**63), 2**63 - 1)
+FLOAT32 = st.floats(allow_nan=False, allow_infinity=False, width=32)
+INT32 = st.integers(-(2**31), 2**31 - 1)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | FINITE | TEXT,
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXT, inner, max_size=2),
@@ -67,9 +69,9 @@ def responses(draw: st.DrawFn) -> Response:
     length = draw(st.integers(1, 3))
     return Response(
         text=draw(TEXT),
-        token_ids=tuple(draw(INT64) for _ in range(length)),
+        token_ids=tuple(draw(INT32) for _ in range(length)),
         policy_mask=tuple(draw(st.booleans()) for _ in range(length)),
-        sampler_logprobs=tuple(draw(FINITE) for _ in range(length)),
+        sampler_logprobs=tuple(draw(FLOAT32) for _ in range(length)),
         finish_reason=draw(st.sampled_from(["stop", "length"])),
         policy_version=draw(INT64),
         version_changes=draw(tuples(st.tuples(INT64, INT64))),
@@ -83,11 +85,11 @@ OBSERVATION = st.builds(
     Observation, tuples(MESSAGE), st.booleans(), st.none() | FINITE, OBJECT, tuples(TEXT), tuples(FINITE)
 )
 PROBLEM = st.builds(Problem, TEXT, tuples(MESSAGE), TEXT, OBJECT)
-GROUP = st.builds(Group, PROBLEM, tuples(INT64), tuples(responses()))
+GROUP = st.builds(Group, PROBLEM, tuples(INT32), tuples(responses()))
 COMPONENT = st.builds(Component, TEXT, FINITE, st.none() | FINITE, OBJECT, TEXT, st.none() | FAILURE, FINITE)
 SCORED = st.builds(ScoredGroup, GROUP, tuples(tuples(COMPONENT)), tuples(st.none() | FINITE))
-LOGPROBS = st.none() | tuples(tuples(FINITE))
-MISMATCHED = st.builds(Mismatched, tuples(GROUP), tuples(tuples(FINITE)))
+LOGPROBS = st.none() | tuples(tuples(FLOAT32))
+MISMATCHED = st.builds(Mismatched, tuples(GROUP), tuples(tuples(FLOAT32)))
 RECORD = st.one_of(
     MESSAGE,
     CALL,
@@ -120,12 +122,13 @@ RECORD = st.one_of(
         Rollout,
         INT64,
         PROBLEM,
-        tuples(INT64),
+        tuples(INT32),
         INT64,
         responses(),
         tuples(COMPONENT),
         st.none() | FINITE,
         st.none() | FINITE,
+        st.none() | tuples(FINITE),
     ),
     st.builds(Receipt, INT64, TEXT, INT64, FINITE),
 )
@@ -186,12 +189,13 @@ def test_parquet_loses_nothing(tmp_path: Path, record: Any) -> None:
 
 
 @on_disk
-@given(values=st.lists(st.floats(), min_size=1, max_size=4))
+@given(values=st.lists(st.floats(width=32), min_size=1, max_size=4))
 def test_parquet_keeps_every_bit_of_a_float_nan_and_infinity_included(tmp_path: Path, values: list[float]) -> None:
     given_response = Response("", (0,) * len(values), (True,) * len(values), tuple(values), "stop", 0)
     write_parquet(tmp_path / "x.parquet", [given_response])
     (back,) = read_parquet(tmp_path / "x.parquet", Response)
-    assert struct.pack(f"{len(values)}d", *back.sampler_logprobs) == struct.pack(f"{len(values)}d", *values)
+    assert np.asarray(back.sampler_logprobs).tobytes() == np.asarray(given_response.sampler_logprobs).tobytes()
+    assert list(map(repr, back.sampler_logprobs)) == list(map(repr, values))
 
 
 def test_json_lines_refuse_what_json_has_not(tmp_path: Path) -> None:
@@ -293,6 +297,60 @@ def test_a_file_that_was_written_before_a_record_inside_had_a_field_has_its_defa
     assert read_parquet(path, Rollout) == [rollout(), rollout(step=2)]
 
 
+def as_python_wrote(path: Path) -> None:
+    """Make the file one of those in which every number was Python's: int64 and double, also for tokens."""
+    table = pq.read_table(path)
+
+    def wide(type_: pa.DataType) -> pa.DataType:
+        if pa.types.is_list(type_):
+            return pa.list_(pa.field("item", wide(type_.value_type), False))
+        if pa.types.is_struct(type_):
+            return pa.struct([pa.field(each.name, wide(each.type), each.nullable) for each in type_])
+        return {pa.int32(): pa.int64(), pa.float32(): pa.float64()}.get(type_, type_)
+
+    schema = pa.schema([pa.field(each.name, wide(each.type), each.nullable) for each in table.schema])
+    assert schema != table.schema
+    pq.write_table(pa.Table.from_pylist(table.to_pylist(), schema=schema), path)
+
+
+def test_rollouts_whose_numbers_took_eight_bytes_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    written = [rollout(), rollout(step=2, weights=(0.1, 1e-300), response=response(token_ids=(7, 2**31 - 1)))]
+    write_parquet(path, written)
+    as_python_wrote(path)
+    assert read_parquet(path, Rollout) == written
+    assert read_parquet(path, Rollout, [1]) == written[1:]
+    rows = pq.read_table(path).to_pylist()
+    rows[1]["response"]["token_ids"][0] = 2**31
+    pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(path)), path)
+    with pytest.raises(DataError, match=r"x\.parquet cannot be read as Parquet: Integer value 2147483648 not in range"):
+        read_parquet(path, Rollout)
+
+
+def test_tokens_are_read_from_where_their_rows_are(tmp_path: Path) -> None:
+    """Rows with and without weights, of other lengths, taken in any order from one column."""
+    path = tmp_path / "x.parquet"
+    lengths = (3, 1, 4, 2)
+    written = [
+        rollout(
+            step=step,
+            prompt_ids=(),
+            response=response(
+                token_ids=range(10 * step, 10 * step + length),
+                policy_mask=[at % 2 == 0 for at in range(length)],
+                sampler_logprobs=[-0.1 * at for at in range(length)],
+            ),
+            weights=None if step % 2 else [0.1 * at for at in range(length)],
+        )
+        for step, length in enumerate(lengths)
+    ]
+    write_parquet(path, written)
+    assert read_parquet(path, Rollout) == written
+    assert read_parquet(path, Rollout, [3, 0]) == [written[3], written[0]]
+    back = read_parquet(path, Rollout, [2])[0]
+    assert not np.asarray(back.response.token_ids).flags.writeable
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -302,6 +360,7 @@ def test_a_file_that_was_written_before_a_record_inside_had_a_field_has_its_defa
             r"row 2: field components\[\].parts: .*JSON",
         ),
         (rollout(reward="high"), "row 2, field reward"),
+        (rollout(response=None), "row 2: 'NoneType' object has no attribute 'text'"),
     ],
 )
 def test_parquet_names_the_row_and_field_that_it_cannot_store(tmp_path: Path, bad: Rollout, message: str) -> None:

@@ -592,7 +592,7 @@ def test_a_run_asks_its_servers_before_it_begins(world: World, cli: Cli, tmp_pat
 
 def test_an_evaluation_gives_the_servers_each_model(world: World, cli: Cli, tmp_path: Path) -> None:
     data, task = tmp_path / "data.jsonl", tmp_path / "letters.toml"
-    data.write_text('{"question": "a?", "answer": "a"}\n' * 3)
+    data.write_text("".join(f'{{"question": "a{n}?", "answer": "a"}}\n' for n in range(3)))
     task.write_text(TASK.format(model=world.folder, data=data, servers=[fake.url for fake in world.fakes]))
     other = build_tiny_model(tmp_path / "other", seed=1)
     models = ("--model", str(world.folder), "--model", str(other))

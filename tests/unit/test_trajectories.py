@@ -521,10 +521,62 @@ def test_versions_that_change_in_a_response_are_where_their_tokens_are() -> None
         zip(response.policy_mask, response.sampler_logprobs, response.token_ids, strict=True)
     ):
         version = max(version for first, version in spans if first <= at)
-        assert not own or logprob == -(token + version / 1000)
+        assert not own or logprob == pytest.approx(-(token + version / 1000), abs=1e-5)
     assert len(response.version_changes) == 4
     asked: Callable[[TokenRequest], int] = lambda request: request.n  # noqa: E731
     assert {asked(request) for request in fake.submitted} == {1}
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_tasks_have_their_own_environments_and_limits_in_one_batch(ranks: int) -> None:
+    """One task with an environment, one with another, and one without; also where ranks have none of some task."""
+    prompts = [
+        _of_task("plain", 2),
+        _of_task("adds", 2),
+        _of_task("adds", 1),
+        _of_task("once", 1),
+        _of_task("plain", 3),
+    ]
+    limits = {"plain": 5, "adds": 64, "once": 32}
+    params = {name: SamplingParams(1.0, most, seed=5) for name, most in limits.items()}
+
+    def rank(here: Ranks) -> tuple[list[Group], dict[str, FakeEnvironments], Batches]:
+        fake = Batches(writes("<t>1+2</t>", "it is 3"), TOKENIZER, (END,))
+        own = {"adds": FakeEnvironments(), "once": FakeEnvironments(max_turns=1)}
+        sampler = TrajectorySampler(fake).interacting({name: interaction(each) for name, each in own.items()})
+        with ShardedSampler(sampler, here) as sharded:
+            return list(sharded.sample(prompts, 2, params)), own, fake
+
+    made = on_ranks(ranks, rank)
+    groups = [group for share, _, _ in made for group in share]
+    assert sorted(group.problem.id for group in groups) == sorted(each.problem.id for each in prompts)
+    turns = {"plain": 0, "adds": 3, "once": 1}
+    for group in groups:
+        for response in group.responses:
+            assert len(response.turns) == turns[group.problem.part]
+            assert (response.report is None) is (group.problem.part == "plain")
+            assert len(response.token_ids) <= limits[group.problem.part]
+    for share, own, fake in made:
+        for name, environments in own.items():
+            assert len(environments.sessions) == 2 * sum(group.problem.part == name for group in share)
+        first = fake.batches[0] if share else []
+        wanted = [
+            limits[group.problem.part] for group in share for _ in range(1 if group.problem.part == "plain" else 2)
+        ]
+        assert sorted(first) == sorted(wanted)
+
+
+class Batches(FakeTokens):
+    """Notes the limits of each batch."""
+
+    def submit(self, requests: Sequence[TokenRequest]) -> None:
+        self.batches = [*getattr(self, "batches", []), [request.params.max_tokens for request in requests]]
+        super().submit(requests)
+
+
+def _of_task(name: str, number: int) -> Prompt:
+    one = prompt(f"{name}:{number}")
+    return replace(one, problem=replace(one.problem, part=name))
 
 
 @pytest.mark.parametrize("count", [5, 1])

@@ -61,7 +61,7 @@ def reference(folder: Path, group: Group, temperature: float) -> list[list[float
     model = AutoModelForCausalLM.from_pretrained(folder)
     found = []
     for response in group.responses:
-        ids = torch.tensor([group.prompt_ids + response.token_ids])
+        ids = torch.tensor([[*group.prompt_ids, *response.token_ids]])
         with torch.no_grad():
             logprobs = (model(ids).logits[0, :-1] / temperature).log_softmax(-1)
         picked = logprobs.gather(-1, ids[0, 1:, None])[:, 0]
@@ -149,7 +149,7 @@ def test_temperature_zero_is_greedy_with_the_log_probabilities_of_temperature_on
     [group] = TrajectorySampler(sampler).sample(prompts(folder, QUESTIONS[:1]), 2, SamplingParams(0.0, 12))
     assert group.responses[0].token_ids == group.responses[1].token_ids
     model = AutoModelForCausalLM.from_pretrained(folder)
-    ids = torch.tensor([group.prompt_ids + group.responses[0].token_ids])
+    ids = torch.tensor([[*group.prompt_ids, *group.responses[0].token_ids]])
     with torch.no_grad():
         best = model(ids).logits[0, len(group.prompt_ids) - 1 : -1].argmax(-1)
     assert tuple(best.tolist()) == group.responses[0].token_ids
@@ -247,7 +247,7 @@ def test_prompts_of_several_lengths_give_the_log_probabilities_of_unpadded_seque
     assert {group.problem.id for group in groups} == {"p0", "p1", "p2", "p3"}
     for group in groups:
         for response in group.responses:
-            ids = torch.tensor([group.prompt_ids + response.token_ids])
+            ids = torch.tensor([[*group.prompt_ids, *response.token_ids]])
             with torch.no_grad():
                 logprobs = plain(ids, use_cache=False).logits[0, len(group.prompt_ids) - 1 : -1].log_softmax(-1)
             expected = logprobs.gather(-1, torch.tensor(response.token_ids)[:, None])[:, 0].tolist()

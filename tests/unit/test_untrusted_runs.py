@@ -302,6 +302,20 @@ def with_tokens(id_: int) -> Damage:
     )
 
 
+def with_wide_tokens(table: pa.Table) -> pa.Table:
+    """As files were written before: token ids of 64 bits, and here one that no vocabulary has."""
+    response = table["response"].combine_chunks()
+    fields = [response.type.field(index) for index in range(response.type.num_fields)]
+    columns = {field.name: response.field(field.name) for field in fields}
+    at = [field.name for field in fields].index("token_ids")
+    wide = pa.list_(pa.field("item", pa.int64(), False))
+    columns["token_ids"] = pa.array([[2**40] * len(row) for row in columns["token_ids"].to_pylist()], wide)
+    fields[at] = pa.field("token_ids", wide, False)
+    inner = pa.StructArray.from_arrays(list(columns.values()), fields=fields)
+    place = table.schema.get_field_index("response")
+    return table.set_column(place, pa.field("response", inner.type, False), inner)
+
+
 def rewritten(change: Callable[[Rollout], Rollout], copies: int = 1) -> Damage:
     """Other rollouts, written as ours are."""
     return lambda path: write_parquet(path, [change(row) for row in read_parquet(path, Rollout)] * copies)
@@ -342,6 +356,7 @@ LEFT_OUT: Mapping[str, Damage] = {
     "another type": as_table(lambda table: table.set_column(0, "step", pa.array(["1"] * len(table)))),
     "no step": as_table(lambda table: table.set_column(0, "step", pa.nulls(len(table), pa.int64()))),
     "text that is none": as_table(not_text),
+    "huge tokens": as_table(with_wide_tokens),
     "parts without end": with_parts('{"a":' * 10**5),
     "deep parts": with_parts('{"a":' + "[" * 900 + "]" * 900 + "}"),
     "parts without object": with_parts("[1]"),
@@ -357,7 +372,7 @@ KEPT: Mapping[str, Damage] = {
     "huge values": with_component(value=1e308, weight=math.inf, seconds=math.nan),
     "a failure for ever": with_component(failure=Failure("math", "error", "x", math.inf), value=None),
     "negative tokens": with_tokens(-1),
-    "huge tokens": with_tokens(2**40),
+    "large tokens": with_tokens(2**31 - 1),
     "odd samples": rewritten(lambda row: replace(row, sample=row.sample + 7)),
 }
 """odd ones that are"""

@@ -69,7 +69,7 @@ class RememberingLearner:
             entropies_RT = torch.arange(width).expand(len(unit), width) / 10 if entropy else None
             asked = weights(unit, torch.full((len(unit), width), -0.5), entropies_RT)
             for row, values in zip(unit, asked.weights_RT.tolist(), strict=True):
-                self.weights[responses[row].token_ids] = values[: len(responses[row].token_ids)]
+                self.weights[(*responses[row].token_ids,)] = values[: len(responses[row].token_ids)]
         lengths = [len(responses[row].token_ids) for unit in units for row in unit]
         tokens = sum(lengths)
         return Accumulated(len(lengths), tokens, tokens, len(lengths), 0.0, 0.25 * tokens if entropy else 0.0)

@@ -61,6 +61,8 @@ def plan(
 
     reasoner plan math-gsm8k --profile laptop
 
+    reasoner plan math-gsm8k=2 code-stdin=1 --profile laptop
+
     reasoner plan math-gsm8k --profile gpu --gpus 8 --gpu-memory 80 --model Qwen/Qwen2.5-7B-Instruct
     """
     arguments = list(sets or ())

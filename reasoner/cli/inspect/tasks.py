@@ -12,8 +12,8 @@ from reasoner.cli.console import out, print_samples
 from reasoner.config import Config
 from reasoner.errors import ReasonerError
 from reasoner.loading import Resolved, load_config
-from reasoner.loading.task_files import find_task, members
-from reasoner.planning.describe import describe_method, describe_rewards, describe_source
+from reasoner.loading.task_files import find_parts, find_task, members
+from reasoner.planning.describe import describe_environment, describe_method, describe_rewards, describe_source
 from reasoner.plugins import manager as hooks
 from reasoner.plugins.hookspecs import TaskFamily
 
@@ -45,40 +45,54 @@ def show(
     sets: options.Sets = None,
     plugin: options.Plugins = None,
 ) -> None:
-    """Show a task's file and what each profile sets; for a task family, the names of its tasks.
+    """Show a task's file and what each profile sets; for a task family, the names of its tasks; for several tasks, what
+    a mixture of them is in the profiles that all have.
 
     Examples:
 
     reasoner tasks show math-gsm8k
 
+    reasoner tasks show math-gsm8k=2 code-stdin=1
+
     reasoner tasks show my-task.toml --sample 3 --set data.train.path=other.jsonl
     """
     registered = hooks.task_files(hooks.build_manager(plugin or ()))
-    if task in registered.families and task not in registered:
-        _show_family(task, registered.families[task])
+    if len(task) == 1 and task[0] in registered.families and task[0] not in registered:
+        _show_family(task[0], registered.families[task[0]])
         return
     if sample:
         _show_samples(load_config(task, sets=sets or (), plugins=plugin or ()), sample)
         return
-    task_file = find_task(task, registered)
+    parts = find_parts(task, registered)
+    profiles: list[str | None] = [name for name in parts[0].profiles if all(name in part.profiles for part in parts)]
+    facts = {
+        profile: _facts(load_config(task, profile, sets=sets or (), plugins=plugin or ()).config)
+        for profile in profiles or [None]
+    }
     console = out()
-    console.print(task_file.title or task_file.name, markup=False)
-    if task_file.path is not None:
-        console.print(f"file: {task_file.path}", markup=False, soft_wrap=True)
-    profiles: list[str | None] = [*task_file.profiles]
-    for profile in profiles or [None]:
+    for part in parts:
+        console.print(part.title or part.name, markup=False)
+        if part.path is not None:
+            console.print(f"file: {part.path}", markup=False, soft_wrap=True)
+    for profile, table in facts.items():
         console.print()
         console.print(f"--profile {profile}" if profile else "no profiles", style="bold")
-        console.print(_facts(load_config(task, profile, sets=sets or (), plugins=plugin or ()).config))
+        console.print(table)
 
 
 def _facts(config: Config) -> Table:
     """What a run with this configuration would take."""
     table = Table.grid(padding=(0, 2))
     table.add_row("model", config.model.path)
-    for name, source in config.data.sources.items():
-        table.add_row(name, describe_source(source))
-    table.add_row("rewards", describe_rewards(config) or "none")
+    weights = {part.task: f", weight {part.weight}" for part in config.mixture}
+    for name, part in config.parts.items():
+        if config.mixture:
+            table.add_row("task", f"{name}{weights[name]}")
+        for source in part.data.sources:
+            table.add_row(source, describe_source(part.data.sources[source]))
+        table.add_row("rewards", describe_rewards(part) or "none")
+        if part.environment is not None:
+            table.add_row("environment", describe_environment(part.environment))
     for name, fact in describe_method(config).items():
         table.add_row(name, fact)
     return table

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
+from reasoner.io.token_array import Kind, TokenArray
 from reasoner.learning.batching.packing import MicroBatch
 from reasoner.learning.batching.shapes import Segments, SequenceShape
 from reasoner.records import Response
@@ -24,7 +25,7 @@ _Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class RowSlice:
     """What response tokens the slices of a flat input predict."""
 
     counts: tuple[int, ...]
@@ -52,7 +53,7 @@ class ModelInputs:
     """The number of tokens of each response; S is their sum."""
     segments: Segments | None = None
     """The shapes as one call of attention; None: padded sequences, or a CPU, which has no kernel for it."""
-    piece: Piece | None = None
+    row_slice: RowSlice | None = None
     """Ids, positions, predictors and targets are those of a slice of the flat input; None: they are whole."""
 
     def cut(self, index: int, count: int) -> ModelInputs:
@@ -65,8 +66,8 @@ class ModelInputs:
         (tensor([[1, 2, 7]]), tensor([[8, 5, 0]]))
         >>> first.targets_S, second.targets_S  # of 7, 8, 9, 5, 6
         (tensor([7, 8, 5]), tensor([9, 6]))
-        >>> second.predictors_S, second.piece
-        (tensor([0, 1]), Piece(counts=(3, 2), places_S=tensor([0, 1, 3, 2, 4])))
+        >>> second.predictors_S, second.row_slice
+        (tensor([0, 1]), RowSlice(counts=(3, 2), places_S=tensor([0, 1, 3, 2, 4])))
         """
         length = -(-self.input_ids_BL.shape[1] // count)
         own = slice(index * length, (index + 1) * length)
@@ -82,16 +83,18 @@ class ModelInputs:
             position_ids_BL=pad(self.position_ids_BL, filled)[:, own],
             predictors_S=self.predictors_S[selected_S] - index * length,
             targets_S=self.targets_S[selected_S],
-            piece=Piece(tuple(owners_S.bincount(minlength=count).tolist()), places_S),
+            row_slice=RowSlice(tuple(owners_S.bincount(minlength=count).tolist()), places_S),
         )
 
     def parts(self, values_S: Tensor) -> list[Tensor]:
         """(S,) -> (T,) of each response."""
         return list(torch.split(values_S, list(self.lengths_R)))
 
-    def by_row(self, batch: MicroBatch, values_S: Tensor) -> dict[int, list[float]]:
+    def by_row(self, batch: MicroBatch, values_S: Tensor) -> dict[int, Sequence[float]]:
         """(S,) -> (T,) of each response, by its row of the batch."""
-        return {row: part.tolist() for row, part in zip(batch.rows, self.parts(values_S), strict=True)}
+        kind: Kind = "float64" if values_S.dtype == torch.float64 else "float32"
+        parts = self.parts(values_S.float().cpu() if kind == "float32" else values_S.cpu())
+        return {row: TokenArray(part.numpy(), kind) for row, part in zip(batch.rows, parts, strict=True)}
 
     def padded(self, values_S: Tensor) -> Tensor:
         """(S,) -> (R, T), zeros on the right."""
@@ -126,7 +129,7 @@ def policy_mask(batch: MicroBatch, responses: Sequence[Response], device: torch.
     Args:
         responses: all of the batch, in group order.
     """
-    return _tensor([np.array(responses[row].policy_mask, dtype=np.bool_) for row in batch.rows], device)
+    return _tensor([np.asarray(responses[row].policy_mask) for row in batch.rows], device)
 
 
 def flat_inputs(batch: MicroBatch, device: torch.device) -> ModelInputs:
@@ -204,7 +207,7 @@ def padded_inputs(batch: MicroBatch, device: torch.device) -> ModelInputs:
 
 
 def _numbers(values: Sequence[int]) -> _Numbers:
-    return np.array(values, dtype=np.int64)
+    return np.asarray(values, dtype=np.int64)
 
 
 def _tensor(parts: Sequence[NDArray[Any]], device: torch.device) -> Tensor:

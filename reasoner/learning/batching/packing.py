@@ -47,8 +47,8 @@ WORTH_SHARING = 0.2
 class PackedSequence:
     """A prompt and the responses after it; never split over micro-batches."""
 
-    prompt_ids: tuple[int, ...]
-    responses: tuple[tuple[int, ...], ...]
+    prompt_ids: Sequence[int]
+    responses: tuple[Sequence[int], ...]
     """token ids"""
     rows: tuple[int, ...]
     """The row of each response in the batch."""
@@ -80,7 +80,7 @@ class MicroBatch:
         return tuple(row for sequence in self.sequences for row in sequence.rows)
 
     @property
-    def responses(self) -> tuple[tuple[int, ...], ...]:
+    def responses(self) -> tuple[Sequence[int], ...]:
         """Token ids of the responses, in the order of `rows`."""
         return tuple(response for sequence in self.sequences for response in sequence.responses)
 

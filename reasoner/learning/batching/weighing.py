@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,16 @@ class WeightedLoss:
     """Whether any weight is not 0; otherwise the gradient is 0."""
     entropy: float
     """Sum of H over the policy's tokens, nats; 0 where entropies were not computed."""
+    balance: float = 0.0
+    """Sum over the responses of how evenly routers spread them; 0 where that was not computed."""
+
+    def balanced(self, balance_R: Tensor, weight: float) -> WeightedLoss:
+        """With `weight * sum balance` added to the loss, whatever the weights of the tokens are."""
+        return WeightedLoss(self.loss + weight * balance_R.sum(), True, self.entropy, float(balance_R.detach().sum()))
+
+    def detached(self) -> WeightedLoss:
+        """Without what the backward pass would need."""
+        return replace(self, loss=self.loss.detach())
 
 
 def weigh_batch(

@@ -21,7 +21,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -32,7 +31,7 @@ from torch import Tensor, nn
 from reasoner.config import LearningConfig, LoraConfig
 from reasoner.distributed.ranks import ALONE, Ranks, share_patience
 from reasoner.distributed.sharding import GroupRows, rows_by_group, same_batch, sharded_outputs, share_of
-from reasoner.errors import RunError, UserError
+from reasoner.errors import RunError
 from reasoner.learning.batching.inputs import ModelInputs
 from reasoner.learning.batching.packing import MicroBatch, PackedSequence
 from reasoner.learning.batching.weighing import WeightedLoss, weigh_batch
@@ -41,11 +40,10 @@ from reasoner.learning.deepspeed.state import exact_weight, moments, restore, re
 from reasoner.learning.device import prepare_device
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.model.model_weights import Dtype, Fetch
-from reasoner.learning.model.policy import TorchPolicy
+from reasoner.learning.model.policy import ModelOutputs, TorchPolicy
 from reasoner.learning.optimizer import STEM, TRAINED, load_version, save_version, skip_reason, trained_weights
 from reasoner.learning.schedule import learning_rate
 from reasoner.learning.sequence_parallel import SequenceRanks
-from reasoner.models.size import EXPERTS, experts_refusal, has_experts
 from reasoner.models.tensor_files import write_shards
 from reasoner.records import Group, Response
 
@@ -87,7 +85,6 @@ class DeepspeedLearner:
 
         Raises:
             ConfigError: the user's DeepSpeed file contradicts the configuration.
-            UserError: a mixture-of-experts model.
         """
         settings = deepspeed_settings(config, dtype, device)
         deepspeed = _deepspeed(device)
@@ -107,7 +104,8 @@ class DeepspeedLearner:
                 lora=lora,
                 sequence=SequenceRanks.of(ranks),
             )
-        _refuse_experts(self.policy.model)
+        if config.router_loss:
+            self.policy.watch_routers()
         self.version = 0
         self._lora = lora
         self._config = config
@@ -150,17 +148,17 @@ class DeepspeedLearner:
         """As in the protocol; the optimiser's own copies of the weights stay as they are."""
         return self.policy.perturbed(sizes, lambda parameters: self._gathered(parameters, modifier_rank=0))
 
-    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[Sequence[float]]:
         self.policy.check(rows_by_group(groups), temperature)
         return sharded_outputs(groups, self._ranks, lambda share: self._logprobs(share, temperature))
 
     @torch.no_grad()
-    def _logprobs(self, share: Sequence[GroupRows], temperature: float) -> dict[int, list[float]]:
+    def _logprobs(self, share: Sequence[GroupRows], temperature: float) -> dict[int, Sequence[float]]:
         """Log-probabilities of this rank's responses, by row."""
-        logprobs: dict[int, list[float]] = {}
+        logprobs: dict[int, Sequence[float]] = {}
         for batch in self._rounds(self.policy.packing.micro_batches(share)):
             inputs = self.policy.inputs(batch or _IDLE)
-            logprobs_S, _ = self._engine(inputs, temperature, False)
+            logprobs_S, *_ = self._engine(inputs, temperature, False)
             if batch:
                 logprobs |= inputs.by_row(batch, logprobs_S)
         return logprobs
@@ -178,16 +176,16 @@ class DeepspeedLearner:
         selected = rows_by_group(groups, rows, together)
         same_batch(selected, self._ranks)
         self.policy.check(selected, temperature)
+        count = sum(len(group.rows) for group in selected)
         batches = self.policy.packing.micro_batches(share_of(selected, self._ranks))
         responses = [response for group in groups for response in group.responses]
         weighed: list[WeightedLoss] = []
         for batch in self._rounds(batches):
             if batch:
-                weighed.append(self._accumulate_one(batch, responses, weights, temperature, entropy))
+                weighed.append(self._accumulate_one(batch, responses, count, weights, temperature, entropy))
             else:
                 self._idle_pass(temperature, entropy)
-        loss = sum((float(part.loss) for part in weighed), 0.0)
-        counts = Accumulated.of(batches, loss, sum((part.entropy for part in weighed), 0.0))
+        counts = Accumulated.of(batches, weighed)
         of_ranks = self._ranks.gather((counts, [float(part.loss) for part in weighed if part.nonzero]))
         of_ranks = of_ranks[:: self._ranks.per_row]  # neighbours that share rows report the same
         self._losses += [loss for _, losses in of_ranks for loss in losses]
@@ -197,19 +195,26 @@ class DeepspeedLearner:
         self,
         batch: MicroBatch,
         responses: Sequence[Response],
+        count: int,
         weights: WeightFunction,
         temperature: float,
         entropy: bool,
     ) -> WeightedLoss:
-        """Forward, weigh, backward; no backward where every weight is 0 and no other rank waits for it."""
+        """Forward, weigh, backward; no backward where every weight is 0 and no other rank waits for it.
+
+        Args:
+            count: the responses of all micro-batches, of all ranks.
+        """
         inputs = self.policy.inputs(batch)
-        logprobs_S, entropies_S = self._engine(inputs, temperature, entropy)
+        logprobs_S, entropies_S, balance_R = scores = self._engine(inputs, temperature, entropy)
         weighed = weigh_batch(batch, responses, inputs, logprobs_S, entropies_S, weights)
+        if balance_R is not None:
+            weighed = weighed.balanced(balance_R, self._config.router_loss / count)
         if weighed.nonzero or self._ranks.count > 1:
             # A loss that is not finite spoils the gradient, also where its derivative would be: the step is skipped.
             factor = self._ranks.count if math.isfinite(float(weighed.loss.detach())) else math.nan
-            self._engine.backward(weighed.loss * factor + _zero((logprobs_S, entropies_S)), scale_wrt_gas=False)
-        return replace(weighed, loss=weighed.loss.detach())  # without what the backward pass would have needed
+            self._engine.backward(weighed.loss * factor + _zero(scores), scale_wrt_gas=False)
+        return weighed.detached()
 
     def _rounds(self, batches: Sequence[MicroBatch]) -> list[MicroBatch | None]:
         """What this rank puts through the model, one after the other, as often as every other rank; None: nothing of
@@ -337,15 +342,14 @@ class _Scores(nn.Module):
         self.model, self.head = policy.model, policy.head
         self._policy = policy
 
-    def forward(self, inputs: ModelInputs, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(self, inputs: ModelInputs, temperature: float, entropy: bool) -> ModelOutputs:
         return self._policy.scores(inputs, temperature, entropy)
 
 
-def _zero(scores: tuple[Tensor, Tensor | None]) -> Tensor:
+def _zero(scores: ModelOutputs) -> Tensor:
     """A loss of 0 with a gradient for all that a forward pass gave: under ZeRO 3 the backward pass gathers parameters
     for each output that has one, and must do so on every rank."""
-    logprobs_S, entropies_S = scores
-    return 0.0 * (logprobs_S.sum() if entropies_S is None else logprobs_S.sum() + entropies_S.sum())
+    return 0.0 * sum((part.sum() for part in scores[1:] if part is not None), scores[0].sum())
 
 
 def _initialize(deepspeed: Any, module: nn.Module, config: LearningConfig, settings: dict[str, Any]) -> Any:
@@ -403,10 +407,3 @@ def _quiet() -> Iterator[None]:
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _refuse_experts(model: Any) -> None:
-    config = model.config.get_text_config()
-    count = next((getattr(config, name) for name in EXPERTS if getattr(config, name, None)), 0)
-    if count > 1 and has_experts(name for name, _ in model.named_parameters()):
-        raise UserError(experts_refusal(type(model).__name__, count))

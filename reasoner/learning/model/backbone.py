@@ -183,9 +183,9 @@ class Backbone:
 
     def gathered(self, outputs: Tensor, inputs: ModelInputs) -> Tensor:
         """(S, ...) outputs for all response tokens of a micro-batch, where `hidden` gave those of a slice."""
-        if inputs.piece is None:
+        if inputs.row_slice is None:
             return outputs
-        return self._sequence.joined(outputs, inputs.piece.counts).index_select(0, inputs.piece.places_S)
+        return self._sequence.joined(outputs, inputs.row_slice.counts).index_select(0, inputs.row_slice.places_S)
 
     def hidden(self, inputs: ModelInputs) -> Tensor:
         """(S, H) states that predict a micro-batch's response tokens, in the order of its `rows`, with gradient.
@@ -196,7 +196,7 @@ class Backbone:
         if inputs.shapes is not None:
             extra = {"position_ids": inputs.position_ids_BL, "sequence_shapes": inputs.shapes}
             extra |= {"segments": inputs.segments} if inputs.segments is not None else {}
-            extra |= {"sequence_ranks": self._sequence} if inputs.piece is not None else {}
+            extra |= {"sequence_ranks": self._sequence} if inputs.row_slice is not None else {}
         elif self._by_length:  # otherwise the padding would count as part of its sequence
             extra = {"position_ids": inputs.position_ids_BL}
         with self.autocast():

@@ -20,11 +20,14 @@ from reasoner.learning.device import device_bytes
 from reasoner.learning.model.backbone import Backbone, Packing
 from reasoner.learning.model.logprobs import head_of, token_logprobs
 from reasoner.learning.model.model_weights import Dtype
+from reasoner.learning.model.routing import Routed, Routers, balance
 from reasoner.learning.sequence_parallel import WHOLE, SequenceRanks
 from reasoner.records import Group
 
 __all__ = ["Dtype", "Packing", "TorchPolicy"]
 
+ModelOutputs = tuple[Tensor, Tensor | None, Tensor | None]
+"""(S,) log-probabilities, (S,) entropies, (R,) balance of the routers; None: not asked for."""
 COMPARED_TOKENS = 64
 """last tokens of a response that the comparison with a plain forward pass reads: it holds their whole logits"""
 
@@ -88,6 +91,7 @@ class TorchPolicy(Backbone):
         )
         self._logit_chunk = logit_chunk
         self.head = head_of(self.model)
+        self._routers: Routers | None = None
 
     @property
     def _chunk(self) -> int:
@@ -125,24 +129,39 @@ class TorchPolicy(Backbone):
             if enabled == {True}:
                 layer.to(torch.bfloat16)
 
-    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[Sequence[float]]:
         """(R)(T) log-probability of every response token, `log_softmax(logits / temperature)`, without gradient."""
         selected = rows_by_group(groups)
         self.check(selected, temperature)
-        logprobs: dict[int, list[float]] = {}
+        logprobs: dict[int, Sequence[float]] = {}
         for batch in self.packing.micro_batches(selected):
             inputs = self.inputs(batch)
             with torch.no_grad():
-                logprobs_S, _ = self.scores(inputs, temperature, False)
+                logprobs_S, *_ = self.scores(inputs, temperature, False)
             logprobs |= inputs.by_row(batch, logprobs_S)
         return [logprobs[row] for row in range(len(logprobs))]
 
-    def scores(self, inputs: ModelInputs, temperature: float, entropy: bool) -> tuple[Tensor, Tensor | None]:
+    def watch_routers(self) -> None:
+        """Have `scores` say how evenly the routers spread each response over the experts.
+
+        Raises:
+            UserError: this model has no routers that can be watched.
+        """
+        self._routers = Routers(self.model)
+
+    def scores(self, inputs: ModelInputs, temperature: float, entropy: bool) -> ModelOutputs:
         """(S,) log-probabilities of a micro-batch's response tokens, in the order of its `rows`, with gradient.
 
-        With `entropy` also (S,) the entropy of the distribution that each token was sampled from, else None.
+        With `entropy` also (S,) the entropy of the distribution that each token was sampled from, else None; and, where
+        routers are watched and a gradient is wanted, (R,) the balance of each response (`routing`), else None.
         """
-        hidden_SH = self.hidden(inputs)
+        balance_R = None
+        if self._routers is not None and torch.is_grad_enabled():
+            with self._routers.recording() as routed:
+                hidden_SH = self.hidden(inputs)
+            balance_R = self._balance(routed, inputs)
+        else:
+            hidden_SH = self.hidden(inputs)
         entropies_S = None
         with self.autocast():
             if entropy:
@@ -152,7 +171,17 @@ class TorchPolicy(Backbone):
             else:
                 logprobs_S = token_logprobs(hidden_SH, inputs.targets_S, self.head, temperature, self._chunk)
         logprobs_S = self.gathered(logprobs_S, inputs)
-        return logprobs_S, None if entropies_S is None else self.gathered(entropies_S, inputs)
+        return logprobs_S, None if entropies_S is None else self.gathered(entropies_S, inputs), balance_R
+
+    def _balance(self, routed: Sequence[Routed], inputs: ModelInputs) -> Tensor:
+        """(R,) mean over the layers."""
+        layers = []
+        for logits, choices in routed:
+            logits_SE, choices_SK = (
+                self.gathered(part.index_select(0, inputs.predictors_S), inputs) for part in (logits, choices)
+            )
+            layers.append(balance(logits_SE, choices_SK, inputs.lengths_R))
+        return torch.stack(layers).mean(0)
 
     def check(self, groups: Sequence[GroupRows], temperature: float) -> None:
         """Compare packed responses with plain forward passes over one sequence each, on the first batch (`compare`).
@@ -166,14 +195,14 @@ class TorchPolicy(Backbone):
     def _gap(self, batch: MicroBatch, temperature: float) -> float:
         """Mean absolute difference per token, over the last tokens of each response."""
         inputs = self.inputs(batch)
-        packed_S, _ = self.scores(inputs, temperature, False)
+        packed_S, *_ = self.scores(inputs, temperature, False)
         packed_S = torch.cat([part[-COMPARED_TOKENS:] for part in inputs.parts(packed_S)])
         with self.own_attention():
             parts = [(sequence, response) for sequence in batch.sequences for response in sequence.responses]
             plain_S = torch.cat([self._plain(sequence, response, temperature) for sequence, response in parts])
         return float((packed_S - plain_S).abs().mean())
 
-    def _plain(self, sequence: PackedSequence, response: tuple[int, ...], temperature: float) -> Tensor:
+    def _plain(self, sequence: PackedSequence, response: Sequence[int], temperature: float) -> Tensor:
         """(T,) of the last tokens, by the model's own forward pass with its own output layer."""
         ids = torch.tensor([[*sequence.prompt_ids, *response[:-1]]], device=self.device)
         targets = response[-COMPARED_TOKENS:]
@@ -189,4 +218,4 @@ class TorchPolicy(Backbone):
             hook.remove()
         wide = torch.float64 if self.dtype == "float64" else torch.float32
         logprobs = torch.log_softmax(logits[0].to(wide) / temperature, dim=-1)
-        return logprobs.gather(1, torch.tensor(targets, device=self.device).unsqueeze(1)).squeeze(1)
+        return logprobs.gather(1, torch.tensor([*targets], device=self.device).unsqueeze(1)).squeeze(1)

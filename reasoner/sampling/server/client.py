@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import httpx
 from pydantic import BaseModel, Field, ValidationError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from typing_extensions import TypedDict
 
 from reasoner.io.redaction import redact, redact_start
 from reasoner.sampling.base import Finish, TokenRequest
@@ -56,7 +57,8 @@ class UnreachableError(ServerError):
 # Of an answer, what is used; other keys are vLLM's business.
 
 
-class _Token(BaseModel):
+class _Token(TypedDict):
+    # no model of its own: there is one for every token that was sampled
     token_id: Annotated[int, Field(ge=0)]
     logprob: Annotated[float, Field(gt=-9999.0, le=1e-3, allow_inf_nan=False)]
     """vLLM says -9999 for one that it does not know"""
@@ -378,7 +380,7 @@ def _check_choices(choices: Sequence[Choice], n: int, max_tokens: int) -> None:
     if sorted(choice.index for choice in choices) != list(range(n)):
         raise ServerError(f"answers {len(choices)} responses where {n} were asked for")
     for choice in choices:
-        if choice.token_ids != [token.token_id for token in choice.logprobs.content]:
+        if choice.token_ids != [token["token_id"] for token in choice.logprobs.content]:
             raise ServerError("answers log-probabilities of other tokens than those of the response")
         count, reason = len(choice.token_ids), choice.finish_reason
         if count > max_tokens or (reason == "length" and count < max_tokens) or (not count and reason != "abort"):

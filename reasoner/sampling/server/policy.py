@@ -45,7 +45,7 @@ class ServedPolicy:
         self._limit = asyncio.Semaphore(sum(description.max_sequences for description in descriptions))
         self.description = summary(urls, descriptions)
 
-    def logprobs(self, groups: Sequence[Group], temperature: float) -> list[list[float]]:
+    def logprobs(self, groups: Sequence[Group], temperature: float) -> Sequence[Sequence[float]]:
         """(R)(T) log-probability of every response token.
 
         Raises:

@@ -222,8 +222,8 @@ class RequestSchedule:
         if choice.finish_reason == "abort" and not each.is_aborted:
             raise ServerError("ended a request that nobody else should end: another run uses it")
         (_, first), *changes = spans or [(0, self.version)]
-        logprobs = tuple(token.logprob for token in choice.logprobs.content)
-        return Completion(tuple(choice.token_ids), logprobs, choice.finish_reason, first, tuple(changes))
+        logprobs = [token["logprob"] for token in choice.logprobs.content]
+        return Completion(choice.token_ids, logprobs, choice.finish_reason, first, tuple(changes))
 
     def _give_up(self, each: ServerRequest) -> None:
         """A request is over of which there is nothing."""

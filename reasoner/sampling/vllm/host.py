@@ -9,17 +9,18 @@ seed gives the same responses.
 from __future__ import annotations
 
 import faulthandler
-import math
 import os
 import signal
 import sys
 import time
 import traceback
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import vllm
 from vllm import LLM
 from vllm import SamplingParams as VllmParams
@@ -294,14 +295,14 @@ def _completion(output: Any, versions: Sequence[tuple[int, int]], finished: Mapp
         raise SamplerError(
             f"vLLM ended a response with {output.finish_reason!r}{said}, so it is not a sample of the policy"
         )
-    logprobs = tuple(output.logprobs.logprobs)
-    if list(output.logprobs.token_ids) != list(output.token_ids):
+    token_ids, logprobs = array("i", output.token_ids), array("f", output.logprobs.logprobs)
+    if array("i", output.logprobs.token_ids) != token_ids:
         raise SamplerError("vLLM gave log-probabilities of other tokens than those that it sampled")
-    if any(map(math.isnan, logprobs)):
+    if np.isnan(logprobs).any():
         raise SamplerError(NOT_FINITE)
     (_, first), *changes = versions
     changes = [change for change in changes if change[0] < len(logprobs)]
-    return Completion(tuple(output.token_ids), logprobs, finished[output.finish_reason], first, tuple(changes))
+    return Completion(token_ids, logprobs, finished[output.finish_reason], first, tuple(changes))
 
 
 def _open(start: StartEngine) -> LLM:

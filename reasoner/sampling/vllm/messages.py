@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reasoner.errors import ReasonerError
@@ -91,7 +92,7 @@ class ResumeSampling:
 class ScoreRequest:
     """Say the log-probabilities of given responses at temperature 1."""
 
-    rows: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    rows: tuple[tuple[Sequence[int], Sequence[int]], ...]
     """(R,) token ids of the prompt and of the response"""
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import json
-from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,6 +23,7 @@ from reasoner.errors import DataError
 from reasoner.io.redaction import know_variables, redact
 from reasoner.io.safe_text import storable
 from reasoner.io.serialization import from_json, to_json
+from reasoner.io.token_array import Kind, TokenArray
 from reasoner.plugins.reward_api import Granularity
 from reasoner.records import (
     EnvironmentReport,
@@ -150,12 +150,9 @@ def dump_problem(problem: Problem, content: bytes) -> bytes:
 
 def dump_response(response: Response) -> bytes:
     """JSON."""
-    return json.dumps(
+    fields = json.dumps(
         {
             "text": response.text,
-            "token_ids": _pack("q", response.token_ids),
-            "policy_mask": _pack("B", response.policy_mask),
-            "sampler_logprobs": _pack("d", response.sampler_logprobs),
             "finish_reason": response.finish_reason,
             "policy_version": response.policy_version,
             "version_changes": response.version_changes,
@@ -163,6 +160,13 @@ def dump_response(response: Response) -> bytes:
             "report": None if response.report is None else asdict(response.report),
         }
     ).encode()
+    numbers = {
+        "token_ids": _pack(response.token_ids, "int32"),
+        "policy_mask": _pack(response.policy_mask, "bool"),
+        "sampler_logprobs": _pack(response.sampler_logprobs, "float32"),
+    }
+    members = b"".join(b',"%b":"%b"' % (name.encode(), packed) for name, packed in numbers.items())
+    return b"%b%b}" % (fields.removesuffix(b"}"), members)
 
 
 def dump_task(task: int, rewards: Sequence[int], problems: Sequence[bytes], responses: Sequence[bytes]) -> bytes:
@@ -216,9 +220,9 @@ def _load_problem(data: dict[str, Any]) -> Problem:
 def _load_response(data: dict[str, Any]) -> Response:
     return Response(
         text=data["text"],
-        token_ids=tuple(_unpack("q", data["token_ids"])),
-        policy_mask=tuple(map(bool, _unpack("B", data["policy_mask"]))),
-        sampler_logprobs=tuple(_unpack("d", data["sampler_logprobs"])),
+        token_ids=_unpack(data["token_ids"], "int32"),
+        policy_mask=_unpack(data["policy_mask"], "bool"),
+        sampler_logprobs=_unpack(data["sampler_logprobs"], "float32"),
         finish_reason=data["finish_reason"],
         policy_version=data["policy_version"],
         version_changes=tuple((at, version) for at, version in data["version_changes"]),
@@ -236,12 +240,10 @@ def _load_report(data: dict[str, Any]) -> EnvironmentReport:
     return EnvironmentReport(**data | {"turn_rewards": tuple(data["turn_rewards"]), "failure": failure})
 
 
-def _pack(code: str, values: Sequence[float]) -> str:
+def _pack(values: Sequence[float], kind: Kind) -> bytes:
     # Thousands of numbers as text would cost more than the verifier: exact bytes, base64.
-    return base64.b64encode(array(code, values).tobytes()).decode()
+    return base64.b64encode(TokenArray(values, kind).tobytes())
 
 
-def _unpack(code: str, text: str) -> array[Any]:
-    values = array(code)
-    values.frombytes(base64.b64decode(text))
-    return values
+def _unpack(text: str, kind: Kind) -> TokenArray[Any]:
+    return TokenArray.frombytes(base64.b64decode(text), kind)

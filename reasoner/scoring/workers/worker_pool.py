@@ -78,8 +78,23 @@ class ScoringPool(WorkerPool[_ScoringWorker]):
 
     def _hand_out(self) -> None:
         for lane in self._lanes.values():
-            while lane.queue and (worker := self._idle(lane)) is not None:
+            while lane.queue:
+                try:
+                    worker = self._idle(lane)
+                except OSError as error:
+                    self._not_started(lane, error)
+                    continue
+                if worker is None:
+                    break
                 self._dispatch(worker, lane.queue.popleft())
+
+    def _not_started(self, lane: _Lane, error: OSError) -> None:
+        """The next call of a lane fails: it has no worker, and none can be started."""
+        task = lane.queue[0]
+        why = f"its worker could not be started: {error}; lower scoring.workers, or raise `ulimit -n`"
+        self._emit(dump_result(CallResult(int(task.id), task.rewards.popleft(), 0.0, kind="crash", message=why)))
+        if not task.rewards:
+            lane.queue.popleft()
 
     def _dispatch(self, worker: _ScoringWorker, task: ScoringTask) -> None:
         worker.task = task
@@ -88,17 +103,27 @@ class ScoringPool(WorkerPool[_ScoringWorker]):
         self._send(worker, b"%b %b %b\n" % (task.id, rewards, task.payload))
 
     def _idle(self, lane: _Lane) -> _ScoringWorker | None:
+        """A worker that has no call; None: they are all at one.
+
+        Raises:
+            OSError: the lane has none, and none can be started.
+        """
         own = [worker for worker in self._workers.values() if worker.lane is lane]
         for worker in own:
             if worker.task is None:
                 return worker
         if len(own) >= lane.limit:
             return None
-        return self._fork(
-            lane.memory_mb,
-            lambda channel: serve(channel, self._jobs),
-            lambda pid, channel, output: _ScoringWorker(pid, channel, output, lane=lane),
-        )
+        try:
+            return self._fork(
+                lane.memory_mb,
+                lambda channel: serve(channel, self._jobs),
+                lambda pid, channel, output: _ScoringWorker(pid, channel, output, lane=lane),
+            )
+        except OSError:
+            if own:  # those that there are take what waits
+                return None
+            raise
 
     def _take(self, worker: _ScoringWorker, line: bytes) -> None:
         result = _result(line)

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -323,7 +324,7 @@ def _by(engine: str) -> str:
 
 
 def _flat(logprobs_RT: Sequence[Sequence[float]]) -> Tensor:
-    return torch.tensor([value for row in logprobs_RT for value in row], dtype=torch.float64)
+    return torch.from_numpy(np.concatenate(logprobs_RT, dtype=np.float64))
 
 
 def _rms(values_N: Tensor) -> float:

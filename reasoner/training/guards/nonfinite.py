@@ -7,27 +7,37 @@ Axes: R responses of a micro-batch, T tokens.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
+from reasoner.distributed.ranks import Ranks
 from reasoner.errors import RunError
 from reasoner.records import NonFiniteResponse, ScoredGroup
+
+Numbers = NDArray[np.floating[Any]]
 
 
 @dataclass(slots=True)
 class StepTrace:
     """What went into one optimiser step, micro-batch by micro-batch."""
 
-    parts: list[tuple[Sequence[int], Tensor, Tensor]] = field(default_factory=list)
+    parts: list[tuple[Sequence[int], Numbers, Numbers]] = field(default_factory=list)
 
     def add(self, rows: Sequence[int], outputs_RT: Tensor, weights_RT: Tensor) -> None:
         """Remember a micro-batch: its rows of the batch, what the model gave, what the loss multiplied it with."""
-        self.parts.append((rows, outputs_RT.detach().cpu(), weights_RT.detach().cpu()))
+        self.parts.append((rows, outputs_RT.detach().cpu().numpy(), weights_RT.detach().cpu().numpy()))
+
+    def join(self, ranks: Ranks, finite: bool) -> None:
+        """Add what other ranks put together: on the first one, which writes it down; where the step was not `finite`
+        on all, which stop together."""
+        of_ranks = ranks.gather_first(self.parts) if finite else ranks.gather(self.parts)
+        self.parts = [part for parts in of_ranks for part in parts]
 
     def nonfinite(
         self, model: Literal["policy", "critic"], source: str, groups: Sequence[ScoredGroup]
@@ -44,7 +54,7 @@ class StepTrace:
         ]
         broken = []
         for rows, outputs_RT, weights_RT in self.parts:
-            for row, outputs, weights in zip(rows, outputs_RT.tolist(), weights_RT.tolist(), strict=True):
+            for row, outputs_T, weights_T in zip(rows, outputs_RT, weights_RT, strict=True):
                 group, response, reward = responses[row]
                 length = len(response.token_ids)
                 broken.append(
@@ -55,8 +65,8 @@ class StepTrace:
                         group.prompt_ids,
                         response,
                         reward,
-                        tuple(outputs[:length]),
-                        tuple(weights[:length]),
+                        outputs_T[:length],
+                        weights_T[:length],
                     )
                 )
         return tuple([response for response in broken if not _finite(response.outputs, response.weights)] or broken)
@@ -109,4 +119,4 @@ def _counted(responses: int) -> str:
 
 
 def _finite(*values: Sequence[float]) -> bool:
-    return all(math.isfinite(value) for row in values for value in row)
+    return all(np.isfinite(row).all() for row in values)

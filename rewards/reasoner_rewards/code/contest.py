@@ -3,6 +3,7 @@
     {"inputs": [...], "outputs": [...], "fn_name": "f"}          APPS, TACO, PRIME and Eurus, DeepCoder
     {"input": [...], "output": [...]}                            code_contests
     [{"input": ..., "output": ..., "testtype": "functional"}]    LiveCodeBench, SYNTHETIC, Codeforces
+    [{"input": ["3", "1 2"], "output": ["6"]}]                   the same, with the lines of a text as a list
     base64 of zlib of a pickle of JSON                           LiveCodeBench's private tests (`packed.py`)
 
 Each is also read as JSON text, and a list of several of them as all of their tests. A test with a function, or of type
@@ -15,7 +16,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -144,8 +145,12 @@ def _tests(value: Any, depth: int = 0) -> Iterator[_Test]:
     if isinstance(value, str):
         yield from _tests(_parse_tests(value), depth + 1)
     elif isinstance(value, list):
-        for item in value:
-            yield from _tests(item, depth + 1)
+        items = [_parse_tests(item) if isinstance(item, str) else item for item in value]
+        as_lines = _are_lines([item for item in items if isinstance(item, Mapping)])
+        for item in items:
+            yield from (
+                _tests_of_table(item, as_lines=as_lines) if isinstance(item, Mapping) else _tests(item, depth + 1)
+            )
     elif isinstance(value, Mapping):
         yield from _tests_of_table(value)
     else:
@@ -166,13 +171,48 @@ def _parse_tests(text: str) -> Any:
         raise ValueError(f"the packed text is not JSON: {error}") from None
 
 
-def _tests_of_table(table: Mapping[str, Any]) -> Iterator[_Test]:
-    """The tests of an object: one, or several whose inputs and outputs are lists."""
-    function = str(table.get("fn_name") or table.get("func_name") or _metadata(table).get("func_name") or "")
-    kind = str(table.get("testtype") or table.get("type") or "")
+def _are_lines(tables: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the lists in `input` and `output` of a list of objects are the lines of one test table, and not the tests
+    of code_contests, whose texts end their lines themselves.
+
+    Raises:
+        ValueError: they can be read either way.
+    """
+    of_scripts = [table for table in tables if "inputs" not in table and not _calls(table) and not _kind(table)]
+    pairs = [(table.get("input"), table.get("output")) for table in of_scripts]
+    texts = [text for pair in pairs for side in pair if isinstance(side, list) for text in side]
+    if any(isinstance(text, str) and "\n" in text for text in texts):
+        return False
+    lists = [(inputs, outputs) for inputs, outputs in pairs if isinstance(inputs, list) and isinstance(outputs, list)]
+    if len(lists) < len(pairs) or any(len(inputs) != len(outputs) for inputs, outputs in lists):
+        return True
+    if all(len(inputs) <= 1 for inputs, _ in lists):
+        return False  # it is the same either way
+    raise ValueError(
+        "lists in 'input' and 'output', of one length and without line ends, can be several tests or the lines of one: "
+        "give the lines of a test as one text, or several tests as 'inputs' and 'outputs'"
+    )
+
+
+def _kind(table: Mapping[str, Any]) -> str:
+    return str(table.get("testtype") or table.get("type") or "")
+
+
+def _calls(table: Mapping[str, Any]) -> str:
+    """The function that an object names; empty: none."""
+    return str(table.get("fn_name") or table.get("func_name") or _metadata(table).get("func_name") or "")
+
+
+def _tests_of_table(table: Mapping[str, Any], *, as_lines: bool = False) -> Iterator[_Test]:
+    """The tests of an object: one, or several whose inputs and outputs are lists.
+
+    Args:
+        as_lines: a list in `input` or `output` is a text by its lines.
+    """
+    function, kind = _calls(table), _kind(table)
     is_call = bool(function) or kind in ("functional", "function_call")
     inputs, outputs = table.get("inputs"), table.get("outputs")
-    if inputs is None and not kind and not function and isinstance(table.get("input"), list):
+    if inputs is None and not as_lines and not kind and not function and isinstance(table.get("input"), list):
         inputs, outputs = table["input"], table.get("output")
     if inputs is None:
         if not {"input", "output"} <= table.keys():
