@@ -173,6 +173,21 @@ def _check_sequence_parallel(config: Sections) -> None:
         )
 
 
+def _check_optimizer(config: Sections) -> None:
+    learning = config.learning
+    deepspeed = learning.engine == "deepspeed" or (learning.engine == "auto" and config.run.ranks > 1)
+    if learning.optimizer != "adamw" and deepspeed:
+        raise ValueError(
+            f"learning.optimizer = {learning.optimizer!r} needs the torch engine on one rank, and DeepSpeed spreads "
+            "AdamW's moments over the ranks instead; use 'adamw'"
+        )
+    if learning.optimizer == "paged-adamw-8bit" and config.model.device == "cpu":
+        raise ValueError(
+            "learning.optimizer = 'paged-adamw-8bit' moves moments off a GPU, and model.device is 'cpu'; use "
+            "'adamw-8bit'"
+        )
+
+
 def _check_budgets(config: Sections) -> None:
     """A budget of calls is divided over the ranks that score: those with an engine."""
     scoring = config.run.ranks // config.sampling.tensor_parallel
@@ -455,6 +470,7 @@ CHECKS = (
     _check_staleness,
     _check_tensor_parallel,
     _check_sequence_parallel,
+    _check_optimizer,
     _check_budgets,
     _check_curriculum,
     _check_weights,
