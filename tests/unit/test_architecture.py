@@ -476,7 +476,7 @@ data.train.duplicates data.eval.duplicates data.pairs.duplicates data.labelled.d
 data.demos.path data.overlap data.demos.hub data.demos.generator data.demos.options data.demos.split data.demos.columns
 data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens
 curriculum.kind curriculum.longest_rest sampling.max_staleness
-sampling.engine sampling.mode sampling.servers sampling.weights_folder
+sampling.engine sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
 sampling.stop_repetition
 sampling.memory_share sampling.tensor_parallel learning.sequence_parallel learning.router_loss
