@@ -152,10 +152,10 @@ def _check_tensor_parallel(config: Sections) -> None:
     gpus, ranks = config.sampling.tensor_parallel, config.run.ranks
     if gpus > 1 and config.sampling.engine == "hf":
         raise ValueError(f"sampling.tensor_parallel = {gpus} needs vLLM, and sampling.engine is 'hf'; leave one out")
-    if gpus > 1 and config.sampling.mode == "server":
+    if gpus > 1 and config.sampling.servers:
         raise ValueError(
-            f"sampling.tensor_parallel = {gpus} has no effect with sampling.mode = 'server': spread the model where it "
-            f"is served, `reasoner serve TASK --tensor-parallel {gpus}`"
+            f"sampling.tensor_parallel = {gpus} has no effect with sampling.servers: spread the model where it is "
+            f"served, `reasoner serve TASK --tensor-parallel {gpus}`"
         )
     if ranks > 1 and ranks % gpus:
         fitting = [str(count) for count in range(1, ranks + 1) if ranks % count == 0]

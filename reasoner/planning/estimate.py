@@ -258,7 +258,7 @@ class RunEstimate:
         size = published_bytes(self.config, self.model, self.engine, self.machine.device)
         sampling = self.config.sampling
         files = describe_handover(size, sampling.weights_folder)
-        if sampling.mode == "server" and sampling.weights_folder is None:
+        if sampling.servers and sampling.weights_folder is None:
             return f"{files}, to servers that see it; by HTTP pull to others"
         if self._may_stay_on_gpu:
             return f"on the GPU (CUDA IPC) if the trial at the first one passes; else {files}"

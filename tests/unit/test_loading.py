@@ -333,6 +333,10 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
         (["model=3"], ["model = 3 (--set): must be a table with the keys path, dtype"]),
         (["sampling.top_p=1.0"], ["sampling.top_p (--set): no longer there, leave out: training samples"]),
         (
+            ["sampling.mode=server"],
+            ["sampling.mode (--set): no longer there, leave out: sampling.servers alone says whether servers sample"],
+        ),
+        (
             ["sampling.ahead=1"],
             ["sampling.ahead (--set): no longer there, set sampling.max_staleness: the same number"],
         ),
