@@ -220,6 +220,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "methods": methods,
     "metrics": metrics,
     "validation": partial(found, "gro"),
+    "embedded": partial(found, "embedded"),
+    "evening": partial(found, "evening"),
     "scoring": partial(found, "scoring"),
     "mathematics": partial(found, "math"),
     "attacks": partial(found, "attacks"),

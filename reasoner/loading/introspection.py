@@ -26,6 +26,7 @@ def keys_of(path: Path, kind: str | None = None) -> Mapping[str, Any] | None:
     return None if annotation is None else _fields(annotation, kind)
 
 
+@cache  # loading asks for every key several times
 def annotation_at(path: Path) -> Any | None:
     """The annotation of the value at `path`; None when there is no such key or it lies in a free table."""
     annotation: Any = Config

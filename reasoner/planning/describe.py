@@ -206,7 +206,7 @@ def _device_reason(wanted: str, device: str) -> str:
 
 def _engine_reason(asked: str, engine: str) -> str:
     if engine == "servers":
-        return "sampling.mode"
+        return "sampling.servers"
     if asked != "auto":
         return "sampling.engine"
     return "installed" if engine == "vllm" else "vllm is not installed"

@@ -1,4 +1,4 @@
-"""Responses of one turn or several: the sampler of the pipeline, once for all engines.
+"""Single-turn and multi-turn rollouts: the sampler of the pipeline, the same for all engines.
 
 In: prompts, an engine that continues token ids (`reasoner.sampling`), and perhaps tools or an environment
 (`reasoner.environments`) with a format of turns (`reasoner.data.turn_formats`). Out: groups, each as soon as it is

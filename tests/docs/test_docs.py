@@ -53,6 +53,8 @@ def test_there_are_tables() -> None:
         "methods",
         "metrics",
         "validation",
+        "embedded",
+        "evening",
         "scoring",
         "mathematics",
         "hooks",

@@ -427,7 +427,7 @@ def test_the_command_line_has_these_options() -> None:
         "algorithms": "--help",
         "algorithms list": "--help --plugin",
         "algorithms show": "--help --plugin name",
-        "plan": "--config --gpu-memory --gpus --help --json --model --nodes --plugin --profile --set task",
+        "plan": "--config --gpu-memory --gpus --help --json --model --nodes --plugin --profile --set --write task",
         "config": "--help",
         "config show": "--config --help --plugin --profile --set --toml task",
         "node": "--help",
@@ -475,10 +475,11 @@ data.train.duplicates data.eval.duplicates data.pairs.duplicates data.labelled.d
 data.demos.path data.overlap data.demos.hub data.demos.generator data.demos.options data.demos.split data.demos.columns
 data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens
 curriculum.kind curriculum.longest_rest sampling.max_staleness
-sampling.engine sampling.mode sampling.servers sampling.weights_folder
+sampling.engine sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
 sampling.stop_repetition
 sampling.memory_share sampling.tensor_parallel learning.sequence_parallel learning.router_loss
+learning.optimizer
 sampling.refills sampling.kv_cache_gib
 environment.name environment.options environment.tools environment.tool_options environment.format
 environment.max_turns environment.max_tool_calls environment.max_result_chars environment.timeout_s environment.workers

@@ -12,7 +12,7 @@ import tomli_w
 from reasoner.errors import ConfigError, UserError
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import Anchor, Clip, Linear, Term
-from reasoner.loading import Resolved, load_config, settings_of, to_toml
+from reasoner.loading import Resolved, introspection, load_config, settings_of, to_toml
 from reasoner.loading import task_layers as settings_load
 from reasoner.loading.task_files import find_task
 from reasoner.plugins import manager as hooks
@@ -333,6 +333,10 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
         (["model=3"], ["model = 3 (--set): must be a table with the keys path, dtype"]),
         (["sampling.top_p=1.0"], ["sampling.top_p (--set): no longer there, leave out: training samples"]),
         (
+            ["sampling.mode=server"],
+            ["sampling.mode (--set): no longer there, leave out: sampling.servers alone says whether servers sample"],
+        ),
+        (
             ["sampling.ahead=1"],
             ["sampling.ahead (--set): no longer there, set sampling.max_staleness: the same number"],
         ),
@@ -344,6 +348,15 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
         (
             ["run.ranks=6", "learning.sequence_parallel=4"],
             ["learning.sequence_parallel = 4 does not divide the 6 ranks", "possible: 1, 2, 3, 6"],
+        ),
+        (
+            ["learning.engine=deepspeed", "learning.optimizer=adamw-8bit"],
+            ["learning.optimizer = 'adamw-8bit' needs the torch engine"],
+        ),
+        (["run.ranks=2", "learning.optimizer=adamw-8bit"], ["needs the torch engine on one rank"]),
+        (
+            ["model.device=cpu", "learning.optimizer=paged-adamw-8bit"],
+            ["moves moments off a GPU, and model.device is 'cpu'"],
         ),
         (["learning.sequence_parallel=2"], ["does not divide the 1 rank into", "run.ranks, or --gpus"]),
         (
@@ -500,6 +513,12 @@ def test_unknown_tasks_profiles_and_files(task: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.toml").write_text("[run]\nsteps = = 3\n")
     with pytest.raises(ConfigError, match=r"broken.toml: not TOML: .*line 2, column 9"):
         load_config(task, "laptop", [tmp_path / "broken.toml"])
+
+
+def test_what_the_configuration_may_contain_is_evaluated_once(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_config(task)
+    monkeypatch.setattr(introspection, "get_type_hints", lambda *_, **__: pytest.fail("evaluated again"))
+    assert load_config(task).config == load_config(task).config
 
 
 @pytest.mark.parametrize(("gpu", "profile"), [(True, "gpu"), (False, "laptop")])

@@ -561,7 +561,6 @@ overlap = "allow"
 train = {{ path = "{data}" }}
 eval = {{ path = "{data}" }}
 [sampling]
-mode = "server"
 servers = {servers}
 max_prompt_tokens = 64
 max_tokens = 64
@@ -619,14 +618,12 @@ def test_a_port_that_is_taken_and_heads_that_cannot_be_spread_are_refused(world:
 @pytest.mark.parametrize(
     ("settings", "mistake"),
     [
-        ({"servers": ["http://a:1"]}, "servers has no effect with mode = 'colocated'"),
-        ({"weights_folder": "/x"}, "weights_folder has no effect"),
-        ({"mode": "server"}, "needs servers"),
-        ({"mode": "server", "servers": ["http://a:1"], "engine": "hf"}, "engine = 'hf' has no servers"),
-        ({"mode": "server", "servers": ["http://a:1", "http://a:1/"]}, "names http://a:1 twice"),
-        ({"mode": "server", "servers": ["a:8000"]}, "starts with http:// or https://"),
-        ({"mode": "server", "servers": ["http://me:secret@a:1"]}, "must not hold a user"),
-        ({"mode": "server", "servers": ["http://a:1?key=x"]}, "has a query"),
+        ({"weights_folder": "/x"}, "weights_folder has no effect without servers"),
+        ({"servers": ["http://a:1"], "engine": "hf"}, "engine = 'hf' has no servers"),
+        ({"servers": ["http://a:1", "http://a:1/"]}, "names http://a:1 twice"),
+        ({"servers": ["a:8000"]}, "starts with http:// or https://"),
+        ({"servers": ["http://me:secret@a:1"]}, "must not hold a user"),
+        ({"servers": ["http://a:1?key=x"]}, "has a query"),
     ],
 )
 def test_contradictions_are_refused(settings: dict[str, Any], mistake: str) -> None:

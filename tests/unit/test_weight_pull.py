@@ -197,6 +197,14 @@ def test_what_is_not_what_the_order_says_is_refused_by_name(
     assert order.token not in str(failed.value)
 
 
+def test_who_asks_through_no_network_is_told_so(offer: WeightOffer, weights: Path, taken: Path) -> None:
+    with (
+        offer.offering(weights, "run:3") as order,
+        pytest.raises(PullError, match="the run asks from '', which is no address"),
+    ):
+        pull(order, "", taken)
+
+
 def test_nothing_is_offered_after_the_hand_over(offer: WeightOffer, weights: Path, taken: Path) -> None:
     with offer.offering(weights, "run:3") as order:
         pass

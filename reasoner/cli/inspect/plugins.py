@@ -95,7 +95,7 @@ def check(
         Path | None,
         typer.Option(metavar="FILE", help=CasesHelp),
     ] = None,
-    given: Options = None,
+    option_values: Options = None,
     plugin: options.Plugins = None,
 ) -> None:
     """Check that a plugin's reward sources, tools and environments keep the contract, in the same worker processes that
@@ -117,7 +117,7 @@ def check(
         files.append(name)
     items = _registered_by(name, hooks.build_manager(files))
     known = load_cases(cases) if cases is not None else []
-    own_options = parse_options(given)
+    own_options = parse_options(option_values)
     if own_options and len(items) > 1:
         raise UserError(
             f"--options are those of one source, and {name!r} has {', '.join(source.name for source in items)}: "

@@ -1,6 +1,6 @@
 """The packed forward pass of a transformers model.
 
-In come packed tokens, out come log-probabilities with their gradient.
+Input: packed tokens. Output: log-probabilities with their gradient.
 
     backbone.py                 tokens to hidden states
     model_weights.py            the weights in memory, read and written

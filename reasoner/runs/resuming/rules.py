@@ -161,7 +161,7 @@ def forgetting() -> KeyChange:
     return KeyChange(_SCORES, "kept", "forgotten", NOTHING)
 
 
-def forgets(starts: Iterable[RunStart], step: int) -> bool:
+def loses_scores(starts: Iterable[RunStart], step: int) -> bool:
     """Whether the scores in the checkpoint of a step are of reward sources that have changed since."""
     return any(start.step >= step and _SCORES in start.changes for start in starts)
 

@@ -76,7 +76,7 @@ class Guard:
             status, why = _refused_call(body)
             receive = _once(body or b"", receive)
         elif not status and path == PULL:
-            status, why = await self._pull(await _body(receive), scope["client"][0])
+            status, why = await self._pull(await _body(receive), (scope.get("client") or ("",))[0])
         if status:
             await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
             await send({"type": "http.response.body", "body": why.encode()})

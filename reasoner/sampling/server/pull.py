@@ -84,7 +84,10 @@ class PullOrder(BaseModel):
         Raises:
             PullError: the run does not listen there.
         """
-        address = ipaddress.ip_address(host.partition("%")[0])
+        try:
+            address = ipaddress.ip_address(host.partition("%")[0])
+        except ValueError:
+            raise PullError(f"the run asks from {host!r}, which is no address of a machine") from None
         address = getattr(address, "ipv4_mapped", None) or address
         if port := self.ports.get(str(address)):
             return str(address), port
