@@ -26,7 +26,7 @@ def row(name: str, report: AttackReport) -> str:
     }
     part = [payment.component.value or 0.0 for payment in report.payments if not payment.in_full]
     cells = [
-        f"`{name}`" if " " not in name else name,
+        name,
         report.aspect,
         f"{report.problems}",
         f"{len(report.payments)}",
