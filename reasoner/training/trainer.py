@@ -399,7 +399,9 @@ class Trainer:
         warnings = self.alarms.look(metrics)
         self.run.warn([warned for warned in warnings if warned.step == step])
         self.run.keep_timeline(timeline)
-        self.run.commit(step, metrics, rollouts)
+        run = self.config.run
+        kept = step in (1, run.steps) or step % run.keep_rollouts == 0
+        self.run.commit(step, metrics, rollouts if kept else [])
         self.checkpoints.committed()
         self.view.step(step, self.config.run.steps, metrics, warnings)
         self.events.emit("step_finished", step=step, metrics=metrics)

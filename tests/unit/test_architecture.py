@@ -456,6 +456,7 @@ evaluation.best evaluation.also.entry.task evaluation.also.entry.prompt evaluati
 evaluation.also.entry.sampling evaluation.also.entry.rewards evaluation.also.entry.evaluation
 evaluation.also.entry.environment curriculum.parts
 task title profile plugins run.ranks run.steps run.max_hours run.output run.seed run.checkpoint_every run.keep_last
+run.keep_rollouts
 run.keep_best model.path model.dtype model.device model.trust_remote_code
 model.chat_template_kwargs prompt.format prompt.system prompt.system_role prompt.template prompt.examples
 data.train.path

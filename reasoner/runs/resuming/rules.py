@@ -34,6 +34,7 @@ ALLOWED: Mapping[str, str] = {
     "learning.max_not_finite": NOTHING,
     "run.checkpoint_every": NOTHING,
     "run.keep_last": NOTHING,
+    "run.keep_rollouts": NOTHING,
     "run.keep_best": NOTHING,
     "evaluation.every": NOTHING,
     "handover.check_every": NOTHING,
