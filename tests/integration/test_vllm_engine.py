@@ -248,6 +248,10 @@ def test_a_response_that_repeats_itself_is_ended(sampler: VllmSampler) -> None:
     token_services.check_a_response_that_repeats_itself_is_ended(sampler)
 
 
+def test_interrupted_groups_are_continued(sampler: VllmSampler, folder: Path, tmp_path: Path) -> None:
+    token_services.check_interrupted_groups_are_continued(sampler, folder, tmp_path)
+
+
 def test_weights_change_under_what_runs(sampler: VllmSampler, folder: Path, tmp_path: Path) -> None:
     token_services.check_weights_change_under_what_runs(sampler, folder, tmp_path / "new")
 
