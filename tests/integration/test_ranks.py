@@ -169,8 +169,8 @@ def test_ragged_steps_come_to_an_end(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Of ranks with unequal numbers of micro-batches, or none; whose plugins watch on the first one only, with an
-    environment or without. As a program starts them, which hears of the folder and shows the first rank's lines. All
-    ranks, and machines, train as one."""
+    environment or without. From the command line, and as a program starts them, which hears of the folder and shows
+    the first rank's lines. All ranks, and machines, train as one."""
     hosts, path = two_machines
     ranks = 3 if where == ["--hostfile"] else 2
     ragged = [part.replace("letters-task", "begins-task") for part in command]
@@ -182,11 +182,18 @@ def test_ragged_steps_come_to_an_end(
     for each in (*RAGGED, f"learning.problems_per_step={problems}", f"learning.deepspeed.zero_stage={stage}", *more):
         ragged += ["--set", each]
     environment = {"REASONER_RANK_NOTES": str(tmp_path / "notes"), "OMP_NUM_THREADS": "1", "PATH": path}
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    folder = call(*ragged[ragged.index("run") :], resume="{folder}")
-    assert folder.parent == tmp_path / "runs"
-    assert capsys.readouterr().out.count(f"step {STEPS}/{STEPS}") == 1
+    if ranks == 3:
+        done = run(ragged, **environment)
+        assert done.returncode == 0, done.stderr
+        (folder,) = (tmp_path / "runs").iterdir()
+        shown = done.stdout
+    else:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        folder = call(*ragged[ragged.index("run") :], resume="{folder}")
+        assert folder.parent == tmp_path / "runs"
+        shown = capsys.readouterr().out
+    assert shown.count(f"step {STEPS}/{STEPS}") == 1
     check_finished(folder, ranks)
     check_turns(folder, 2 if TURNS[0] in more else 1)
     notes = [line.split() for line in (tmp_path / "notes").read_text().splitlines()]
