@@ -215,18 +215,15 @@ def check_finished(folder: Path, ranks: int) -> None:
     metrics = read_metrics(folder)
     assert [row["step"] for row in metrics] == list(range(1, STEPS + 1))
     assert [evaluated.evaluation.problems for evaluated in read_evaluations(folder)] == [2, 2]
-    largest = weighted = 0
     for row in metrics:
         rollouts = read_parquet(folder / "rollouts" / f"step-{int(row['step']):06}.parquet", Rollout)
         groups = len(rollouts) // 2
-        largest = max(largest, groups)
+        assert row["groups/sampled"] == groups > ranks  # those of all ranks
         assert [rollout.sample for rollout in rollouts] == [0, 1] * groups  # whole, in the order of the problems
         assert len({rollout.response.policy_version for rollout in rollouts}) == 1
-        weighted += sum(any(rollout.weights or ()) for rollout in rollouts)
-        assert row["tokens/sampled"] >= sum(sum(rollout.response.policy_mask) for rollout in rollouts) > 0
+        assert all(any(rollout.weights or ()) != rollout.dropped for rollout in rollouts)
+        assert row["tokens/sampled"] == sum(sum(rollout.response.policy_mask) for rollout in rollouts)
         assert row["gap/mean"] < 1e-4  # each rank's sampler has the learner's weights
-    assert largest == ranks + 1  # those of all ranks
-    assert weighted >= STEPS  # of some steps all groups are dropped
     AutoModelForCausalLM.from_pretrained(folder / "model")
     for rank in range(1, ranks):
         assert f"step {STEPS}/{STEPS}" in (folder / "ranks" / f"rank-{rank}" / "log.txt").read_text()
