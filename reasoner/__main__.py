@@ -31,14 +31,14 @@ def main() -> None:
             complain(error)
         sys.exit(error.code)
     except OutOfTimeError as error:  # the run has said it, and how to go on
-        _told(error, OUT_OF_TIME)
+        _is_reported(error, OUT_OF_TIME)
         sys.exit(OUT_OF_TIME)
     except (UserError, MissingDependencyError) as error:
         _fail(error, 2)
     except RunError as error:
         _fail(error, 1)
     except Exception as error:
-        if not _told(error, 1):
+        if not _is_reported(error, 1):
             raise
         sys.exit(1)
 
@@ -49,12 +49,12 @@ def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackT
 
 def _fail(error: ReasonerError, code: int) -> NoReturn:
     """End with one message: on the terminal, or by whoever started this command."""
-    if not _told(error, code):
+    if not _is_reported(error, code):
         complain(error)
     sys.exit(code)
 
 
-def _told(error: BaseException, code: int) -> bool:
+def _is_reported(error: BaseException, code: int) -> bool:
     """Whether the launcher of this rank, or the program that called this command, says it."""
     return report(error, code) or tell_error(error, code)
 

@@ -146,8 +146,8 @@ def speed_table(gsm8k: Sequence[Case], labelled: Sequence[Case]) -> Iterator[str
         "of these, both say wrong": [case for case in agreed if not case.right],
         "all labelled cases": labelled,
     }.items():
-        mine, theirs = rates(cases)
-        yield f"| {name} | {len(cases)} | {mine:,.0f} | {theirs:,.0f} | {mine / theirs:.1f} |"
+        own, library = rates(cases)
+        yield f"| {name} | {len(cases)} | {own:,.0f} | {library:,.0f} | {own / library:.1f} |"
 
 
 def agreement_table(cases: Sequence[Case]) -> Iterator[str]:
@@ -160,9 +160,9 @@ def agreement_table(cases: Sequence[Case]) -> Iterator[str]:
         kinds[case.kind].append((case.right, ours(case), bare(case)))
     for kind, rows in [*sorted(kinds.items()), ("all", [row for of_kind in kinds.values() for row in of_kind])]:
         right = sum(label for label, _, _ in rows)
-        mine = _faults([(label, verdict) for label, verdict, _ in rows])
-        theirs = _faults([(label, verdict) for label, _, verdict in rows])
-        yield f"| {kind} | {right} | {len(rows) - right} | {mine} | {theirs} |"
+        reasoner_faults = _faults([(label, verdict) for label, verdict, _ in rows])
+        library_faults = _faults([(label, verdict) for label, _, verdict in rows])
+        yield f"| {kind} | {right} | {len(rows) - right} | {reasoner_faults} | {library_faults} |"
 
 
 def _faults(verdicts: Sequence[tuple[bool, bool]]) -> str:
@@ -177,14 +177,14 @@ def main() -> None:
         "--path", action="append", required=True, help="JSON lines with an `answer` field; may be repeated"
     )
     arguments.add_argument("--limit", type=int, default=1000, help="solutions (default 1000)")
-    given = arguments.parse_args()
+    options = arguments.parse_args()
     logging.getLogger("math_verify").setLevel(logging.ERROR)
-    gsm8k, labelled = gsm8k_cases(given.path, given.limit), labelled_cases()
+    gsm8k, labelled = gsm8k_cases(options.path, options.limit), labelled_cases()
     lines = []
     for line in (*speed_table(gsm8k, labelled), "", *agreement_table([*gsm8k, *labelled])):
         print(line, flush=True)
         lines.append(line)
-    if given.write:
+    if options.write:
         write_page(PAGE, "bench_math.py; CPU time of one process, fastest of four rounds", "\n".join(lines))
 
 

@@ -140,7 +140,7 @@ def compare(name: str, folder: Path, steps: int) -> Compared:
     command = [sys.executable, "-m", "reasoner", "run", str(task), *options]
     with (folder / f"{name}.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        with peak(process.pid, _taken, INTERVAL_S) as highest:
+        with peak(process.pid, _memory_in_use, INTERVAL_S) as highest:
             code = process.wait()
     if code:
         raise SystemExit(f"{name} ended with {code}:\n{(folder / f'{name}.log').read_text()[-3000:]}")
@@ -162,8 +162,8 @@ def _write_task(folder: Path, model: str) -> Path:
             for number in range(first, first + count)
         ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    told = " ".join(f"the {number}th wave" for number in range(200))[: 360 if "random" in model else 1050]
-    demos = [json.dumps({"prompt": f"Tell story {number}.", "completion": told}) for number in range(64)]
+    prompt = " ".join(f"the {number}th wave" for number in range(200))[: 360 if "random" in model else 1050]
+    demos = [json.dumps({"prompt": f"Tell story {number}.", "completion": prompt}) for number in range(64)]
     (folder / "demos.jsonl").write_text("\n".join(demos) + "\n")
     task = folder / "task.toml"
     task.write_text(TASK.format(model=model, folder=folder))
@@ -183,7 +183,7 @@ def _random_model(folder: Path) -> Path:
     return folder
 
 
-def _taken(processes: Sequence[psutil.Process]) -> float:
+def _memory_in_use(processes: Sequence[psutil.Process]) -> float:
     rollups = [_rollup(process.pid) for process in processes]
     mapped = sum(item.get("Pss_Shmem", 0.0) for item in rollups)
     runs = {run for process in processes if (run := _run_of(process))}

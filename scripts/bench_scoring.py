@@ -85,8 +85,8 @@ def chaos(count: int, timeout_s: float, workers: int = 2) -> Chaos:
         started = time.monotonic()
         scored = list(scorer.score(_groups(texts)))
         seconds = time.monotonic() - started
-        left = _settled(mark, workers + 1)
-        again = list(scorer.score(_groups(["good"] * 20)))
+        left = _left_processes(mark, workers + 1)
+        rescored = list(scorer.score(_groups(["good"] * 20)))
     del os.environ[MARK]
     outcomes = [
         (count.group.responses[row].text, part.value if part.failure is None else part.failure.kind)
@@ -100,8 +100,8 @@ def chaos(count: int, timeout_s: float, workers: int = 2) -> Chaos:
         hanging=hanging,
         wrong=tuple(f"{text}: {got}" for text, got in outcomes if got != {"good": 1.0, **expected}[text]),
         outcomes=Counter(got for _, got in outcomes if got is not None),
-        left=left + _settled(mark, 0),
-        usable=[reward for count in again for reward in count.rewards] == [1.0] * 20,
+        left=left + _left_processes(mark, 0),
+        usable=[reward for count in rescored for reward in count.rewards] == [1.0] * 20,
     )
 
 
@@ -177,7 +177,7 @@ def _group(texts: Sequence[str], name: str) -> Group:
     return Group(Problem(name, (Message("user", "How many?"),), "#### 42"), (1,), tuple(responses))
 
 
-def _settled(mark: str, most: int, seconds: float = 10.0) -> int:
+def _left_processes(mark: str, most: int, seconds: float = 10.0) -> int:
     """How many marked processes beyond `most` are alive, this one left out; they have some seconds to die."""
     end = time.monotonic() + seconds
     while (alive := _alive(mark)) > most and time.monotonic() < end:
@@ -226,13 +226,13 @@ def rows(workers: int) -> Iterator[tuple[str, str]]:
 def main() -> None:
     arguments = parser_of(__doc__, PAGE)
     arguments.add_argument("--workers", type=int, default=2)
-    given = arguments.parse_args()
+    options = arguments.parse_args()
     lines = ["| what | measured |", "|---|---|"]
-    for what, figures in rows(given.workers):
+    for what, figures in rows(options.workers):
         print(f"{what}: {figures}", flush=True)
         lines.append(f"| {what} | {figures} |")
-    if given.write:
-        source = f"bench_scoring.py: {given.workers} workers, {os.cpu_count()} cores"
+    if options.write:
+        source = f"bench_scoring.py: {options.workers} workers, {os.cpu_count()} cores"
         write_page(PAGE, source, "\n".join(lines))
 
 

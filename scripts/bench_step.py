@@ -224,13 +224,15 @@ def report(results: dict[tuple[str, Case], list[Measured]]) -> Table:
     """Median and range over the rounds; a ratio is taken within a round."""
     table = Table("case", "", "ours", "TRL", "ours / TRL", title="median [lowest, highest]")
     for case in CASES:
-        ours, trl = results["ours", case], results["trl", case]
+        own_results, trl = results["ours", case], results["trl", case]
         for label, unit, value in (
             ("time per step", "s", lambda step: step.seconds),
             ("peak memory", "GiB", lambda step: step.peak_bytes / 2**30),
             ("new tokens", "", lambda step: float(step.tokens)),
         ):
-            pairs = [(value(mine), value(theirs)) for mine, theirs in zip(ours, trl, strict=True)]
+            pairs = [
+                (value(own_result), value(trl_result)) for own_result, trl_result in zip(own_results, trl, strict=True)
+            ]
             columns = ([a for a, _ in pairs], [b for _, b in pairs], [a / b for a, b in pairs])
             table.add_row(case, f"{label} {unit}".strip(), *(spread(column, ".3g") for column in columns))
     return table

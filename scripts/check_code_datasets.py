@@ -192,9 +192,9 @@ def check(name: str, config: Config, problems: Sequence[Problem], seed: int | No
     failed = sum(verdict.failure is not None for verdict in verdicts)
     print(f"{name}: {len(problems)} problems, {len(candidates)} programs, {failed} failed calls")
     for kind in dict.fromkeys(program.kind for program in candidates):
-        here = [index for index, program in enumerate(candidates) if program.kind == kind]
-        ours, theirs = (sum(result[index] for index in here) for result in (passed, plain))
-        print(f"  {kind:18} {ours:4} of {len(here):4} pass; as plain Python {theirs:4}")
+        of_kind = [index for index, program in enumerate(candidates) if program.kind == kind]
+        in_sandbox, in_plain = (sum(result[index] for index in of_kind) for result in (passed, plain))
+        print(f"  {kind:18} {in_sandbox:4} of {len(of_kind):4} pass; as plain Python {in_plain:4}")
     different = [index for index in range(len(candidates)) if passed[index] != plain[index]]
     shown = [
         i for i, program in enumerate(candidates) if program.kind == SOLUTION and not passed[i] and i not in different

@@ -64,11 +64,11 @@ def _arguments() -> tuple[Sequence[str], Sequence[str]]:
     parser.add_argument("models", nargs="*", metavar="MODEL", help="names in tests/architectures.py; none: all")
     parser.add_argument("--vllm", action="store_true", help="try vLLM's CPU build, too")
     parser.add_argument("--only", nargs="+", choices=TRIALS, help="these trials alone")
-    given = parser.parse_args()
-    if unknown := sorted(set(given.models) - BY_NAME.keys()):
+    options = parser.parse_args()
+    if unknown := sorted(set(options.models) - BY_NAME.keys()):
         parser.error(f"no such model: {', '.join(unknown)}; there are {', '.join(BY_NAME)}")
-    trials = given.only or [trial for trial in TRIALS if trial != "vllm" or given.vllm]
-    return given.models or list(BY_NAME), trials
+    trials = options.only or [trial for trial in TRIALS if trial != "vllm" or options.vllm]
+    return options.models or list(BY_NAME), trials
 
 
 def _keep(name: str, verdicts: Mapping[str, Sequence[str]]) -> None:

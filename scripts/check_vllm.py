@@ -174,7 +174,7 @@ def _members(node: ast.ClassDef) -> Iterator[tuple[str, ast.AST]]:
 
 def missing(release: Release) -> list[str]:
     """What we use and the release has not, in words."""
-    absent = [f"import {name}" for name in imports_of_ours() if not _importable(release, name)]
+    absent = [f"import {name}" for name in own_imports() if not _importable(release, name)]
     for name, fields in {**PARAMETERS, **METHODS}.items():
         members = release.members(name)
         absent += [f"{name}.{part}" for part in fields if part not in members]
@@ -219,7 +219,7 @@ def _is_flag(release: Release, name: str) -> bool:
     return release.written("vllm/entrypoints", f'"--{name.replace("_", "-")}"')
 
 
-def imports_of_ours() -> list[str]:
+def own_imports() -> list[str]:
     """Every name that our sources import of vLLM, where the newest release has it."""
     older = {place for places in IMPORTS.values() for place in places}
     names = set()

@@ -20,10 +20,10 @@ def digits(count: int, seed: int, *, part: str = "train", wrong: float = 0.0) ->
     everything = list(range(10**DIGITS))
     random.Random("split").shuffle(everything)
     border = len(everything) // 5
-    mine = everything[:border] if part == "eval" else everything[border:]
+    numbers = everything[:border] if part == "eval" else everything[border:]
     rng = random.Random(seed)
     for _ in range(count):
-        question = f"{rng.choice(mine):0{DIGITS}}"
+        question = f"{rng.choice(numbers):0{DIGITS}}"
         answer = question[::-1]
         if rng.random() < wrong:
             answer = "".join(rng.sample(question, DIGITS))

@@ -210,7 +210,7 @@ def run_apart(name: str, folder: Path, cpu: bool, left: float = math.inf) -> Out
     return Outcome(name, "FAIL", seconds, why=f"{how}\n{log.read_text(errors='replace')[-TAIL:]}")
 
 
-def why_skipped(name: str, cpu: bool, without: Sequence[str], left: float = math.inf) -> str:
+def skip_note(name: str, cpu: bool, without: Sequence[str], left: float = math.inf) -> str:
     """Why a check is not run; empty: it is.
 
     Args:
@@ -301,7 +301,7 @@ def main() -> int:
         build_models(Path(folder), tiny=options.cpu)
         for name in options.checks or CHECKS:
             left = ends - time.perf_counter()
-            why = why_skipped(name, options.cpu, ["vllm"] if options.without_vllm else [], left)
+            why = skip_note(name, options.cpu, ["vllm"] if options.without_vllm else [], left)
             outcome = Outcome(name, "SKIP", why=why) if why else run_apart(name, Path(folder), options.cpu, left)
             outcomes.append(outcome)
             figures = " ".join(f"{key}={_number(value)}" for key, value in outcome.figures.items())

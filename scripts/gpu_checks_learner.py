@@ -74,10 +74,10 @@ def _gradient_error(learner: TorchLearner) -> float:
     groups = [item for some in GROUPS.values() for item in some]
     learner.accumulate(groups, even_weights(0.01), 1.0)
     packed = _gradients(learner)
-    for apart in groups:
-        for response in apart.responses:
-            alone = Group(apart.problem, apart.prompt_ids, (response,))
-            learner.accumulate([alone], even_weights(0.01), 1.0)
+    for single_group in groups:
+        for response in single_group.responses:
+            single = Group(single_group.problem, single_group.prompt_ids, (response,))
+            learner.accumulate([single], even_weights(0.01), 1.0)
     plain = _gradients(learner)
     difference = sum(float((packed[name] - plain[name]).square().sum()) for name in plain)
     return math.sqrt(difference / sum(float(value.square().sum()) for value in plain.values()))

@@ -130,11 +130,11 @@ def ids(count: int, seed: int) -> tuple[int, ...]:
 
 def group(prompt: int, responses: Sequence[int], seed: int = 0) -> Group:
     """A group of random tokens with these lengths."""
-    made = []
+    rows = []
     for place, length in enumerate(responses):
         tokens = ids(length, 1000 * seed + place + 1)
-        made.append(Response("", tokens, (True,) * length, (0.0,) * length, "stop", 0))
-    return Group(Problem(f"g{seed}", (), ""), ids(prompt, 7 + seed), tuple(made))
+        rows.append(Response("", tokens, (True,) * length, (0.0,) * length, "stop", 0))
+    return Group(Problem(f"g{seed}", (), ""), ids(prompt, 7 + seed), tuple(rows))
 
 
 def even_weights(value: float) -> Callable[[Sequence[int], Tensor, Tensor | None], Weights]:

@@ -97,14 +97,14 @@ def keys(checkout: Path) -> int:
 
 
 def figures(checkout: Path) -> Mapping[str, str]:
-    ours, rewards, tests = (modules(checkout, folder) for folder in ("reasoner", "rewards", "tests"))
-    folders, sizes = per_folder(ours), [module.lines for module in ours if module.path.name != "__init__.py"]
-    largest = max(ours, key=lambda module: module.lines)
-    everything = [function for module in ours for function in functions(module)]
+    reasoner, rewards, tests = (modules(checkout, folder) for folder in ("reasoner", "rewards", "tests"))
+    folders, sizes = per_folder(reasoner), [module.lines for module in reasoner if module.path.name != "__init__.py"]
+    largest = max(reasoner, key=lambda module: module.lines)
+    everything = [function for module in reasoner for function in functions(module)]
     lengths = sorted(map(length, everything))
     longest = max(everything, key=length)
     annotated = [is_annotated(function) for function in everything]
-    parts = {part(".".join(module.path.with_suffix("").parts)) for module in ours}
+    parts = {part(".".join(module.path.with_suffix("").parts)) for module in reasoner}
     return {
         "modules per folder, median / most": f"{statistics.median(folders.values()):g} / {max(folders.values())}",
         "lines per file, median": f"{statistics.median(sizes):g}",
@@ -113,11 +113,11 @@ def figures(checkout: Path) -> Mapping[str, str]:
         "longest function": f"{length(longest)} ({longest.name})",
         "annotated functions": f"{sum(annotated) / len(annotated):.1%}",
         "keys of the configuration": f"{keys(checkout)}",
-        "lines in reasoner/": f"{sum(module.lines for module in ours):,}",
+        "lines in reasoner/": f"{sum(module.lines for module in reasoner):,}",
         "lines in rewards/": f"{sum(module.lines for module in rewards):,}",
         "lines in tests/": f"{sum(module.lines for module in tests):,}",
         "packages and modules at the top level of reasoner/": f"{len(parts)}",
-        "imports from one of these to another": f"{len(packages_imported(ours))}",
+        "imports from one of these to another": f"{len(packages_imported(reasoner))}",
     }
 
 

@@ -18,8 +18,8 @@ def result(item: dict[str, Any]) -> dict[str, Any]:
     answer, text = item["problem"]["answer"].strip(), item["response"]["text"]
     if not answer:
         return {"id": item["id"], "error": "the problem has no reference answer"}
-    said = text.rpartition("</think>")[2].strip().removesuffix(".")
-    return {"id": item["id"], "score": float(said == answer), "parts": {"characters": len(text)}}
+    final = text.rpartition("</think>")[2].strip().removesuffix(".")
+    return {"id": item["id"], "score": float(final == answer), "parts": {"characters": len(text)}}
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -111,12 +111,12 @@ def complete(
     """
     file = output / f"{validation.name}.jsonl"
     done = [item for item in read(file) if item.steps == steps and item.setting == validation.setting(item.preset)]
-    there = {(item.preset, item.seed) for item in done}
-    missing = [cell for cell in cells if cell not in there]
-    print(f"{len(there)} trainings are there, {len(missing)} to do", flush=True)
+    finished = {(item.preset, item.seed) for item in done}
+    missing = [cell for cell in cells if cell not in finished]
+    print(f"{len(finished)} trainings are there, {len(missing)} to do", flush=True)
     if missing and done:
-        each_s = median(each.seconds for each in done)
-        print(f"so far one took {duration(each_s)}: about {duration(each_s * len(missing))} to go", flush=True)
+        training_s = median(item.seconds for item in done)
+        print(f"so far one took {duration(training_s)}: about {duration(training_s * len(missing))} to go", flush=True)
     for number, (name, seed) in enumerate(missing, 1):
         if max_hours and time.perf_counter() - STARTED > 3600 * max_hours - LAST_S:
             print("the time is over")

@@ -62,7 +62,7 @@ def by_method(done: Sequence[Training], methods: Sequence[str]) -> Iterator[tupl
 
 
 def write_table(file: Path, done: Sequence[Training], methods: Sequence[str], budget: str) -> None:
-    """Share of right answers before and after, with intervals over seeds.
+    """Share of right answers before and after, with intervals over seeds, and which methods are missing.
 
     Args:
         budget: of every training, in words.
@@ -80,11 +80,16 @@ def write_table(file: Path, done: Sequence[Training], methods: Sequence[str], bu
         bounds = "" if math.isnan(low) else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
         shares = f"{100 * before:.1f}% | {100 * after:.1f}%"
         lines.append(f"| `{name}` | {shares} | {100 * change:+.1f}{bounds} | {verdict} |")
+    trained = {each.preset for each in done}
+    if missing := [f"`{name}`" for name in methods if name not in trained]:
+        lines += ["", f"Not trained yet: {', '.join(missing)}."]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def write_plot(file: Path, done: Sequence[Training], methods: Sequence[str]) -> None:
-    """Right answers after training per method with intervals, and reward over the steps."""
+    """Right answers after training per method with intervals, and reward over the steps; nothing without a training."""
+    if not done:
+        return
     plt.rcParams.update({"svg.hashsalt": "reasoner", "font.size": 8})
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 6.5), width_ratios=(1.1, 1))
     rows = [(name, interval([item.after for item in some]), some) for name, some in by_method(done, methods)]

@@ -1,6 +1,6 @@
 """The commands as functions, for programs and notebooks: `reasoner.run`, `evaluate`, `score`.
 
-In come values and functions, out come values that read the folder which the command left.
+Input: values and functions. Output: values that read the folder which the command left.
 
     arguments.py, plugins.py    values and functions as the command line has them
     shipping.py, sources.py     a function of a notebook cell as the plugin file that workers import

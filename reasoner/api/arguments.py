@@ -32,7 +32,7 @@ def settings(config: Mapping[str, Any] | None) -> list[str]:
             if key.startswith(f"{other}.") or other.startswith(f"{key}."):
                 raise ConfigError(f"config sets {other} and {key}, one inside the other; put both into one value.")
         values[key] = value
-    return [f"{key}={_spelled(key, value)}" for key, value in values.items()]
+    return [f"{key}={_toml_value(key, value)}" for key, value in values.items()]
 
 
 def check_plugins(plugins: Iterable[Plugin]) -> list[Plugin]:
@@ -42,12 +42,12 @@ def check_plugins(plugins: Iterable[Plugin]) -> list[Plugin]:
         UserError: one is something else; the message says what it got.
     """
     if isinstance(plugins, str | Path | RewardSource) or not isinstance(plugins, Iterable):
-        raise UserError(f"plugins takes a list, got {_named(plugins)}: write plugins=[...].")
+        raise UserError(f"plugins takes a list, got {_describe(plugins)}: write plugins=[...].")
     own_plugins = list(plugins)
     for plugin in own_plugins:
         if not isinstance(plugin, Plugin):
             raise UserError(
-                f"plugins takes functions marked with @reward(NAME), and Python files; got {_named(plugin)}."
+                f"plugins takes functions marked with @reward(NAME), and Python files; got {_describe(plugin)}."
                 + (" Put @reward('a_name') over it." if callable(plugin) else "")
             )
     return own_plugins
@@ -68,12 +68,12 @@ def _is_simple(name: object) -> bool:
     return isinstance(name, str) and bool(name) and not set(name) & set(".= \t\n")
 
 
-def _spelled(key: str, value: Any) -> str:
+def _toml_value(key: str, value: Any) -> str:
     if isinstance(value, Mapping):
-        entries = (f"{_text(str(name))} = {_spelled(f'{key}.{name}', inner)}" for name, inner in value.items())
+        entries = (f"{_text(str(name))} = {_toml_value(f'{key}.{name}', inner)}" for name, inner in value.items())
         return "{" + ", ".join(entries) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_spelled(f"{key}[{index}]", inner) for index, inner in enumerate(value)) + "]"
+        return "[" + ", ".join(_toml_value(f"{key}[{index}]", inner) for index, inner in enumerate(value)) + "]"
     if value is None:
         return _text("none")  # TOML has no null: this is how a key is set to none
     if isinstance(value, str | Path):
@@ -94,5 +94,5 @@ def _text(text: str) -> str:
     return tomli_w.dumps({"value": text}).partition("=")[2].strip()
 
 
-def _named(value: object) -> str:
+def _describe(value: object) -> str:
     return f"{getattr(value, '__name__', None) or repr(value)[:80]} ({type(value).__name__})"

@@ -57,7 +57,7 @@ def call(*arguments: str, resume: str) -> Path:
         )
     with ScratchFolder("call") as scratch:
         answers = scratch / "answers.jsonl"
-        with _started(arguments, answers) as process:
+        with _running_command(arguments, answers) as process:
             interrupted = _show(process)
         answer = _read(answers)
     if not interrupted and process.returncode == 0:
@@ -70,7 +70,7 @@ def call(*arguments: str, resume: str) -> Path:
 
 
 @contextmanager
-def _started(arguments: tuple[str, ...], answers: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _running_command(arguments: tuple[str, ...], answers: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The command, in a session of its own: an interrupt reaches it once, from here. It has ended at the end."""
     environment = {name: value for name, value in os.environ.items() if name not in _COLOURS}
     process = subprocess.Popen(

@@ -171,7 +171,7 @@ def run(
         if task is None:
             raise UserError("nothing to train. Name a task (`reasoner tasks list`), or a run to resume: resume=RUN.")
         files = place(own_plugins, lambda files: load_config(str(task), profile, (), sets, files))
-        arguments = [*(["--profile", profile] if profile is not None else []), *_each("--plugin", files)]
+        arguments = [*(["--profile", profile] if profile is not None else []), *_repeat_option("--plugin", files)]
         ending = ["--", str(task)]
     else:
         if task is not None or profile is not None:
@@ -179,10 +179,10 @@ def run(
         folder = resume.folder if isinstance(resume, Run) else find_run(str(resume))
         arguments, ending = ["--resume", str(folder)], []
         if own_plugins:
-            sets += settings({"plugins": _replaced(folder, own_plugins)})
+            sets += settings({"plugins": _merge_plugins(folder, own_plugins)})
         if accept_changes:
             arguments.append("--accept-changes")
-    arguments += _each("--set", sets)
+    arguments += _repeat_option("--set", sets)
     try:
         return Run(call("run", *arguments, *ending, resume="reasoner.run(resume={folder!r})"))
     except ScoringError as error:
@@ -190,14 +190,14 @@ def run(
         raise
 
 
-def _replaced(folder: Path, given: list[Plugin]) -> list[str]:
+def _merge_plugins(folder: Path, plugins: list[Plugin]) -> list[str]:
     """The plugins of a resumed run: its own, with the caller's in the place of those of the same name."""
-    files = keep(given, folder.parent)
+    files = keep(plugins, folder.parent)
     names = {Path(file).name for file in files}
     return [*(own for own in read_run(folder).config.get("plugins", ()) if Path(own).name not in names), *files]
 
 
-def _each(option: str, values: Iterable[str]) -> list[str]:
+def _repeat_option(option: str, values: Iterable[str]) -> list[str]:
     return [word for value in values for word in (option, value)]
 
 

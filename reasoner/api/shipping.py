@@ -309,7 +309,7 @@ def _loose_folder(module: ModuleType) -> Path | None:
     if file is None:
         return None
     place = Path(file).resolve()
-    if any(place.is_relative_to(folder) for folder in _installation()) or _found_anew(top.__name__) == str(file):
+    if any(place.is_relative_to(folder) for folder in _installation()) or _import_location(top.__name__) == str(file):
         return None
     return place.parent.parent if place.name == "__init__.py" else place.parent
 
@@ -320,7 +320,7 @@ def _installation() -> list[Path]:
 
 
 @cache
-def _found_anew(module: str) -> str:
+def _import_location(module: str) -> str:
     """Where a process that is started anew finds a module (`PYTHONPATH`, editable installations); empty: nowhere."""
     program = "import importlib.util, sys; spec = importlib.util.find_spec(sys.argv[1]); print(spec and spec.origin)"
     command = [sys.executable, "-P", "-c", program, module]

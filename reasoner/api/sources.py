@@ -35,12 +35,14 @@ def source_of_function(function: FunctionType) -> str:
             "has no source that can be read: it was typed at a prompt or in a cell with %%time, or made by a program; "
             "define it in a cell or a script"
         ) from None
-    alone = _compiled(text, function)
-    if alone is None:
+    compiled_alone = _compile(text, function)
+    if compiled_alone is None:
         raise NoSourceError("has a source that cannot stand alone")
     # What is compiled together matters: a call of `re.search` is another one where the text has the import of `re` too.
     # IPython compiles every statement of a cell alone, Python a whole file.
-    if not any(_same(code, function.__code__) for unit in (alone, _compiled(file, function)) for code in _codes(unit)):
+    if not any(
+        _same(code, function.__code__) for unit in (compiled_alone, _compile(file, function)) for code in _codes(unit)
+    ):
         raise NoSourceError("has changed in its file since it was defined; run its definition again")
     return text
 
@@ -124,7 +126,7 @@ def _class_in(text: str, kind: type) -> str | None:
     return None
 
 
-def _compiled(text: str, function: FunctionType) -> CodeType | None:
+def _compile(text: str, function: FunctionType) -> CodeType | None:
     """The code of a text, as that of the function was made; None: it is no Python, as a cell with a magic."""
     flags = function.__code__.co_flags & FUTURE_ANNOTATIONS | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     try:

@@ -1,6 +1,6 @@
-"""`reasoner eval` and `reasoner score`: tasks x models, compared, and resumed after an interruption.
+"""`reasoner eval` and `reasoner score`: tasks x models, compared with intervals, resumable.
 
-In come tasks and models, out comes a folder of scored groups and tables of figures with their intervals.
+Input: tasks and models. Output: a folder of scored groups and tables of figures with their intervals.
 
     parts.py                    every pair of a task and a model, checked before anything is loaded
     session.py, loop.py         from the start or an interruption to the results; a model at a time

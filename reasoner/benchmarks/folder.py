@@ -48,7 +48,7 @@ GROUPS, RESULTS, LOG = "groups.jsonl", "results.json", "log.txt"
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedPart:
     """A part as `plan.json` has it."""
 
     name: str
@@ -67,11 +67,11 @@ class EvaluationFolder:
         self._lock = lock
 
     @cached_property
-    def plan(self) -> tuple[Planned, ...]:
+    def plan(self) -> tuple[PlannedPart, ...]:
         """The parts, in order."""
         path = self.folder / PLAN
         try:
-            plan = from_json(read_bytes(path, LARGE_BYTES), tuple[Planned, ...])
+            plan = from_json(read_bytes(path, LARGE_BYTES), tuple[PlannedPart, ...])
         except DataError as error:
             raise DataError(f"{path}: {str(error).removeprefix(f'{path} ')}") from error
         names = [planned.name for planned in plan]
@@ -178,7 +178,7 @@ def create(output: Path, parts: Sequence[BenchmarkPart]) -> EvaluationFolder:
     tasks = list(dict.fromkeys(part.config.task for part in parts))
     what = tasks[0] if len(tasks) == 1 else f"{len(tasks)}-tasks"
     made_from = identities(parts)
-    planned = [Planned(part.name, part.letter, made_from[part.name]) for part in parts]
+    planned = [PlannedPart(part.name, part.letter, made_from[part.name]) for part in parts]
     with new_folder(output, f"eval-{what}", MINIMUM_FREE) as folder:
         lock = Lock(folder)
         for part in parts:

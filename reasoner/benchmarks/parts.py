@@ -139,10 +139,10 @@ def describe(parts: Sequence[BenchmarkPart]) -> dict[str, str]:
     for part in parts:
         decided = part.resources.decisions
         facts[f"model {part.letter}"] = f"{part.resources.facts['model']}, on {decided.device} with {decided.engine}"
-    return facts | _of_prompts(parts)
+    return facts | _prompt_facts(parts)
 
 
-def _of_prompts(parts: Sequence[BenchmarkPart]) -> dict[str, str]:
+def _prompt_facts(parts: Sequence[BenchmarkPart]) -> dict[str, str]:
     """What is worth knowing of prompts and the ends of responses: once where it is the same for all parts."""
     facts: dict[str, str] = {}
     for name in ("prompt", "responses end", "thinking", "control tokens"):

@@ -72,7 +72,7 @@ def _task(task: str, results: Sequence[BenchmarkResult]) -> dict[str, Any]:
         "correct": config.required_evaluation.correct,
         "threshold": config.required_evaluation.threshold,
         "results": {result.letter: _figures(result.evaluation) for result in results},
-        "comparisons": [_compared(comparison) for comparison in comparisons(results)],
+        "comparisons": [_comparison_json(comparison) for comparison in comparisons(results)],
     }
 
 
@@ -93,7 +93,7 @@ def _figures(evaluation: Evaluation) -> Mapping[str, Any]:
     }
 
 
-def _compared(comparison: ModelComparison) -> Mapping[str, Any]:
+def _comparison_json(comparison: ModelComparison) -> Mapping[str, Any]:
     return {
         "baseline": comparison.baseline,
         "model": comparison.model,

@@ -29,7 +29,7 @@ def start(resolved: Sequence[Resolved]) -> tuple[Path, list[BenchmarkResult]]:
         UserError: something is not as it must be; nothing was loaded yet.
         RunError: an engine, the scoring or the disk failed; what was done is in the folder.
     """
-    tasks = [task for config in resolved for task in _by_task(config)]
+    tasks = [task for config in resolved for task in _split_tasks(config)]
     parts = prepare([ready(task, training=False) for task in tasks], letters_of(tasks))
     tight = memory_warnings(parts)
     with create(Path(resolved[0].config.run.output), parts) as folder:
@@ -66,7 +66,7 @@ def _carry_on(
     return results
 
 
-def _by_task(resolved: Resolved) -> list[Resolved]:
+def _split_tasks(resolved: Resolved) -> list[Resolved]:
     """The tasks that a run evaluates on, each as a configuration of its own."""
     config = resolved.config
     if not config.mixture and not config.also:

@@ -27,7 +27,7 @@ def print_results(console: Console, folder: Path, results: Sequence[BenchmarkRes
         console.print(Text(f"\n{_heading(task, of_task)}", style="bold"))
         console.print(_figures(of_task, names) if len(of_task) > 1 else _every_figure(of_task[0].evaluation))
         if compared := comparisons(of_task):
-            console.print(Text(f"\npaired by problem; shares in points{_judged(of_task, compared)}", style="bold"))
+            console.print(Text(f"\npaired by problem; shares in points{_judged_note(of_task, compared)}", style="bold"))
             console.print(_differences(compared, names))
     console.print()
     for letter, path in {result.letter: result.config.model.path for result in results}.items():
@@ -42,7 +42,7 @@ def _heading(task: str, results: Sequence[BenchmarkResult]) -> str:
     return f"{task}: {size(results[0].evaluation)}, {how}"
 
 
-def _judged(results: Sequence[BenchmarkResult], compared: Sequence[ModelComparison]) -> str:
+def _judged_note(results: Sequence[BenchmarkResult], compared: Sequence[ModelComparison]) -> str:
     """Over how many problems correctness is compared, where these are not all; empty otherwise."""
     all_of_them = results[0].evaluation.problems
     sizes = {row.problems for pair in compared for row in pair.differences if row.name.startswith("avg@")}

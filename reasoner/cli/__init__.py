@@ -1,6 +1,6 @@
-"""The command line: what every command takes and prints; what it does is elsewhere.
+"""The command line: arguments and output of every command; what it does is in the package of its subject.
 
-In come arguments, out come text and an exit code.
+Input: arguments. Output: text and an exit code.
 
     app.py                      registers the commands
     train/, inspect/, results/  one file per command: the three panels of `--help`

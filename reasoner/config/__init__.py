@@ -1,6 +1,6 @@
 """The configuration of a run as pydantic models: every key with its type, range, unit and one sentence.
 
-In come tables of values (`reasoner.loading` reads them from files), out comes a `Config` that holds together.
+Input: tables of values (`reasoner.loading` reads them from files). Output: a `Config` that holds together.
 
     section.py                  the base of every section
     data.py                     problems, offline responses, prompts, curriculum

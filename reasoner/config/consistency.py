@@ -123,7 +123,15 @@ def _check_refills(config: Sections) -> None:
 
 def _check_staleness(config: Sections) -> None:
     """Responses of older weights are corrected for that where they have to be."""
-    most = config.sampling.max_staleness
+    most, over = config.sampling.max_staleness, config.sampling.over_sample
+    if over and config.gro.terms and not config.online:
+        raise ValueError(f"sampling.over_sample = {over:g} begins more online groups, and no term reads any")
+    if over and not most:
+        raise ValueError(
+            f"sampling.over_sample = {over:g} continues responses in the next step, whose weights are newer than those "
+            "that began them, and sampling.max_staleness = 0 allows no such response: set sampling.max_staleness = 1, "
+            "or sampling.over_sample = 0"
+        )
     if not most:
         return
     if config.gro.terms and not config.online:
@@ -144,10 +152,10 @@ def _check_tensor_parallel(config: Sections) -> None:
     gpus, ranks = config.sampling.tensor_parallel, config.run.ranks
     if gpus > 1 and config.sampling.engine == "hf":
         raise ValueError(f"sampling.tensor_parallel = {gpus} needs vLLM, and sampling.engine is 'hf'; leave one out")
-    if gpus > 1 and config.sampling.mode == "server":
+    if gpus > 1 and config.sampling.servers:
         raise ValueError(
-            f"sampling.tensor_parallel = {gpus} has no effect with sampling.mode = 'server': spread the model where it "
-            f"is served, `reasoner serve TASK --tensor-parallel {gpus}`"
+            f"sampling.tensor_parallel = {gpus} has no effect with sampling.servers: spread the model where it is "
+            f"served, `reasoner serve TASK --tensor-parallel {gpus}`"
         )
     if ranks > 1 and ranks % gpus:
         fitting = [str(count) for count in range(1, ranks + 1) if ranks % count == 0]
@@ -170,6 +178,21 @@ def _check_sequence_parallel(config: Sections) -> None:
     if config.learning.packing == "padded":
         raise ValueError(
             f"learning.sequence_parallel = {count} shares packed rows, and learning.packing is 'padded'; use 'auto'"
+        )
+
+
+def _check_optimizer(config: Sections) -> None:
+    learning = config.learning
+    deepspeed = learning.engine == "deepspeed" or (learning.engine == "auto" and config.run.ranks > 1)
+    if learning.optimizer != "adamw" and deepspeed:
+        raise ValueError(
+            f"learning.optimizer = {learning.optimizer!r} needs the torch engine on one rank, and DeepSpeed spreads "
+            "AdamW's moments over the ranks instead; use 'adamw'"
+        )
+    if learning.optimizer == "paged-adamw-8bit" and config.model.device == "cpu":
+        raise ValueError(
+            "learning.optimizer = 'paged-adamw-8bit' moves moments off a GPU, and model.device is 'cpu'; use "
+            "'adamw-8bit'"
         )
 
 
@@ -455,6 +478,7 @@ CHECKS = (
     _check_staleness,
     _check_tensor_parallel,
     _check_sequence_parallel,
+    _check_optimizer,
     _check_budgets,
     _check_curriculum,
     _check_weights,

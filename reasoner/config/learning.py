@@ -64,6 +64,10 @@ class LearningConfig(Section):
     """Optimiser steps per pass over a step's batch, which is cut into that many mini-batches of whole groups."""
     epochs: Positive = 1
     """Passes over a step's batch. The old policy's log-probabilities are computed once, before the first."""
+    optimizer: Literal["adamw", "adamw-8bit", "paged-adamw-8bit"] = "adamw"
+    """Optimiser: AdamW with float32 moments, or with moments of 8 bits in blocks (2110.02861), 2 bytes a weight instead
+    of 8; `paged-adamw-8bit` lets CUDA move them to host memory where a GPU is full. The last two need bitsandbytes and
+    the torch engine, and round each step."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-6
     """Peak learning rate of AdamW."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0

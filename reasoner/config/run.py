@@ -28,5 +28,8 @@ class RunConfig(Section):
     keep_last: Annotated[int, Field(ge=0)] = 2
     """Newest checkpoints kept while the run trains (one once it is finished). With 0 none is written, and the run
     cannot be resumed."""
+    keep_rollouts: Positive = 1
+    """Training steps of which one has its responses kept in `rollouts/`; the first and the last always have, and so do
+    evaluations. Metrics are of every step."""
     keep_best: Annotated[int, Field(ge=0)] = 1
     """Checkpoints kept in addition for their evaluation results (`evaluation.every`), the best ones."""

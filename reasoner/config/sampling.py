@@ -26,10 +26,9 @@ class SamplingConfig(PartSampling):
 
     engine: Literal["auto", "vllm", "hf"] = "auto"
     """Engine that samples; `auto` takes vllm if it can be imported, otherwise hf (transformers)."""
-    mode: Literal["colocated", "server"] = "colocated"
-    """Where the engine runs: `colocated` in every rank, or `server` in the vLLM servers that `servers` lists."""
     servers: list[Url] = Field(default_factory=list)
-    """Addresses of vLLM servers started with `reasoner serve`, such as `http://127.0.0.1:8000`."""
+    """Addresses of the vLLM servers that sample, started with `reasoner serve`, such as `http://127.0.0.1:8000`. With
+    none, every rank has an engine of its own."""
     weights_folder: str | None = None
     """Folder through which the servers get new weights; they must see it under the same path. `none` uses shared
     memory for servers on this machine, and has others pull them over HTTP."""
@@ -55,20 +54,25 @@ class SamplingConfig(PartSampling):
     """Most training steps that the weights which sampled a response may be older than those that learn from it. 0 is
     on-policy. With 1, the next step's responses are sampled during the update, one step off-policy, and corrected for
     it. With more, sampling runs up to so many steps ahead, and the weights change under what is being sampled."""
+    over_sample: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Share of additional groups that are being sampled: as soon as enough groups for the step are complete, the others
+    are interrupted, and continued in the next step with its weights. One of the `max_staleness` steps is for that, so
+    it must be at least 1."""
+
+    @property
+    def lookahead(self) -> int:
+        """Training steps that sampling runs ahead of the update: all that may be stale, but for the one that a group
+        needs to be continued in the next step."""
+        return max(0, self.max_staleness - 1) if self.over_sample else self.max_staleness
 
     @model_validator(mode="after")
-    def _servers_with_their_mode(self) -> Self:
-        if self.mode == "colocated":
-            for key in ("servers", "weights_folder"):
-                if getattr(self, key):
-                    raise ValueError(
-                        f"{key} has no effect with mode = 'colocated'; set mode = 'server', or leave it out"
-                    )
-            return self
+    def _check_servers(self) -> Self:
         if not self.servers:
-            raise ValueError("mode = 'server' needs servers: start some with `reasoner serve TASK --port 8000`")
+            if self.weights_folder:
+                raise ValueError("weights_folder has no effect without servers; set servers, or leave it out")
+            return self
         if self.engine == "hf":
-            raise ValueError("engine = 'hf' has no servers; leave engine out, or set mode = 'colocated'")
+            raise ValueError("engine = 'hf' has no servers; leave engine or servers out")
         plain = [url.rstrip("/") for url in self.servers]
         twice = next((url for url in plain if plain.count(url) > 1), None)
         if twice:

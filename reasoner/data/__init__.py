@@ -1,6 +1,6 @@
-"""From rows of files, hub data sets and generators to the problems of each step, as tokens of the policy.
+"""Data: rows of files, hub data sets and generators become the problems of each step, as token ids.
 
-In come rows, out come `Problem` and `Prompt`, and responses that others wrote.
+Input: rows. Output: `Problem` and `Prompt`, and responses that others wrote.
 
     readers.py, rows.py         rows of one file; of any source
     columns.py, turns.py        the fields of a row by the names that a task has for them; conversations

@@ -90,7 +90,7 @@ class Columns:
             raise RowError(
                 row.place,
                 f"{self._section}.columns.{absent[0]} is {column!r}, which the row does not have."
-                f"{nearest(column, paths_of(row.fields))} It has: {_named(row)}.",
+                f"{nearest(column, paths_of(row.fields))} It has: {_path_list(row)}.",
                 f"without the field {column!r}",
             )
         fields |= dict.fromkeys(absent)
@@ -107,8 +107,8 @@ class Columns:
         for name, column in self._unseen.items() if rows else ():
             raise ConfigError(
                 f"{self._section}.columns.{name} = {column!r}: none of the {len(rows):,} rows has it, such as "
-                f"{rows[0].place}.{nearest(column, paths_of(rows[0].fields))} It has: {_named(rows[0])}. To take the "
-                f"names as they are: --set '{self._section}.columns={{}}'."
+                f"{rows[0].place}.{nearest(column, paths_of(rows[0].fields))} It has: {_path_list(rows[0])}. To take "
+                f"the names as they are: --set '{self._section}.columns={{}}'."
             )
 
     def _value(self, row: Row, name: str) -> Any:
@@ -139,7 +139,7 @@ class Columns:
         return None
 
 
-def _named(row: Row) -> str:
+def _path_list(row: Row) -> str:
     """The paths of a row, for messages."""
     paths = [*islice(paths_of(row.fields), NAMED + 1)]
     return field_names(dict.fromkeys(paths)) if len(paths) <= NAMED else f"{', '.join(paths[:NAMED])}, ..."

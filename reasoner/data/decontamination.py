@@ -113,7 +113,9 @@ def keep_apart(
     if policy == "drop":
         raise DataError(f"{what}; without them nothing is left to train on. Use other data.")
     pairs = [(problem_of(item), match) for item, match in zip(items, matches, strict=True) if match is not None]
-    shared = "\n".join(f"  {ours.id} is {theirs.id}: {_question(ours)}" for ours, theirs in pairs[:EXAMPLES])
+    shared = "\n".join(
+        f"  {training.id} is {evaluation.id}: {_question(training)}" for training, evaluation in pairs[:EXAMPLES]
+    )
     raise DataError(
         f"{what}, apart from white space, case and punctuation; the evaluation would measure memorisation.\n{shared}\n"
         "Leave them out of the training with --set data.overlap=drop, or keep them with data.overlap=allow."

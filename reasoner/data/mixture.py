@@ -163,7 +163,7 @@ class Mixture:
     def _next(self, shares: Mapping[str, int], known: Mapping[str, Collection[str]]) -> tuple[str, Problem] | None:
         """The next problem and its task; None: the step has all problems."""
         due = {name: self._due[name] + share for name, share in shares.items()}
-        for name in _by_urgency(due, shares):
+        for name in _order_by_urgency(due, shares):
             if problems := self._choosers[name].take(1, known[name]):
                 self._due = due | {name: due[name] - WHOLE}
                 return name, problems[0]
@@ -173,7 +173,7 @@ class Mixture:
         return problem.part if len(self._choosers) > 1 else next(iter(self._choosers))
 
 
-def _by_urgency(due: Mapping[str, int], shares: Mapping[str, int]) -> Iterator[str]:
+def _order_by_urgency(due: Mapping[str, int], shares: Mapping[str, int]) -> Iterator[str]:
     """The tasks, the one whose turn it is first."""
     slack = Fraction(WHOLE, max(2 * len(due) - 2, 1))
 

@@ -25,7 +25,7 @@ from typing import Any, Literal
 from reasoner.config import OfflineConfig, PromptConfig
 from reasoner.data.problems import conversation, example_turns, open_template
 from reasoner.data.prompts.control_tokens import NotTextError, not_text
-from reasoner.data.prompts.renderer import Renderer, packed_ids, share_out, typed_ids, unpacked_ids
+from reasoner.data.prompts.renderer import Renderer, packed_ids, share_out, typed_ids, unpack_ids
 from reasoner.data.prompts.templates import Template
 from reasoner.data.row_report import RowError, RowReport
 from reasoner.data.row_selection import build, load_rows, ordered, split_items
@@ -142,9 +142,9 @@ def render_offline(
         DataError: every pair is a tie.
     """
     section, config = rows.section, rows.config
-    made = share_out(rows.written, _Writer(renderer).tokens, renderer.control, ranks)
+    tokens_of_rows = share_out(rows.written, _Writer(renderer).tokens, renderer.control, ranks)
     built: list[tuple[Row, ScoredGroup, bool]] = []
-    for written, tokens in zip(rows.written, made, strict=True):
+    for written, tokens in zip(rows.written, tokens_of_rows, strict=True):
         if isinstance(tokens, RowError):
             report.add(section, tokens)
         else:
@@ -153,7 +153,7 @@ def render_offline(
     kept = [item for item in different if _tokens(item[1]) <= config.max_tokens]
     too_long = [item for item in different if _tokens(item[1]) > config.max_tokens]
     for row, group, _ in sorted(too_long, key=lambda item: -_tokens(item[1])):  # the longest one is named
-        report.add(section, _too_long(row, section, _tokens(group), config.max_tokens))
+        report.add(section, _too_long_error(row, section, _tokens(group), config.max_tokens))
     report.keep(section, len(kept))
     counts = {
         "were left out: their two responses are the same": len(built) - len(different),
@@ -177,7 +177,7 @@ def problem_of(scored: ScoredGroup) -> Problem:
     return scored.group.problem
 
 
-def _too_long(row: Row, section: str, tokens: int, most: int) -> RowError:
+def _too_long_error(row: Row, section: str, tokens: int, most: int) -> RowError:
     return RowError(
         row.place,
         f"prompt and longest response have {tokens:,} tokens, more than {section}.max_tokens = {most}. "
@@ -362,11 +362,11 @@ class _RowTokens:
     def group(self, written: WrittenRow) -> ScoredGroup:
         """The row that it is made of as a group."""
         responses = tuple(
-            _response(completion.text if text is None else text, unpacked_ids(ids))
+            _response(completion.text if text is None else text, unpack_ids(ids))
             for completion, (text, ids) in zip(written.completions, self.responses, strict=True)
         )
         rewards = tuple(completion.reward for completion in written.completions)
-        group = Group(written.problem, unpacked_ids(self.prompt), responses)
+        group = Group(written.problem, unpack_ids(self.prompt), responses)
         return ScoredGroup(group, ((),) * len(responses), rewards)
 
 

@@ -76,7 +76,7 @@ def load_splits(
         train = load.problems(data.train, seed, "data.train")
         examples = example_turns(prompt)
         policy = overlap_policy(data, data.train)
-        train, notes = keep_apart(train, _itself, held_out, "data.train", policy, examples)
+        train, notes = keep_apart(train, _identity, held_out, "data.train", policy, examples)
     return Splits(train, held_out, notes if report else (*rows.settle(), *notes))
 
 
@@ -156,7 +156,7 @@ class ProblemLoader:
             ConfigError: the template or a generator does not fit.
         """
         rows = ordered(self._rows(source, section), source, seed)
-        return self._made(rows, source.limit, section, source.missing)
+        return self._build(rows, source.limit, section, source.missing)
 
     def split(self, source: SourceConfig, seed: int, share: float) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
         """Problems to train on and held-out ones of the training data, each of those once; `limit` counts both.
@@ -164,10 +164,10 @@ class ProblemLoader:
         Raises:
             DataError, ConfigError: as `problems`.
         """
-        everything = self._made(self._rows(source, "data.train"), None, "data.train", source.missing)
+        everything = self._build(self._rows(source, "data.train"), None, "data.train", source.missing)
         examples = example_turns(self.prompt)
-        train, held_out = split_items(everything, _itself, source, seed, share, examples, "data.train", self.report)
-        return train, once(held_out, _itself, examples)
+        train, held_out = split_items(everything, _identity, source, seed, share, examples, "data.train", self.report)
+        return train, once(held_out, _identity, examples)
 
     def _rows(self, source: SourceConfig, section: str) -> list[Row]:
         with open_template(self.prompt) as template:
@@ -175,13 +175,13 @@ class ProblemLoader:
         rows = load_rows(source, self.generators, section, self.report)
         return RowReader(section, source.columns, names, self.needs_answer, self.report).read(rows)
 
-    def _made(
+    def _build(
         self, rows: Iterable[Row], limit: int | None, section: str, missing: MissingPolicy
     ) -> tuple[Problem, ...]:
         with open_template(self.prompt, missing) as template:
             built = build(rows, limit, section, self.report, lambda row: self._problem(row, template, section), _texts)
         as_they_are = sum(isinstance(problem.fields.get("question"), list) for problem in built)
-        if as_they_are and (ignored := _ignored(self.prompt)):
+        if as_they_are and (ignored := _ignored_keys(self.prompt)):
             self.report.note(
                 section,
                 f"{section}: {as_they_are:,} of {len(built):,} prompts are messages, which are taken as they are: "
@@ -396,7 +396,7 @@ def conversation(row: Row, prompt: PromptConfig, template: Template, section: st
     return (*turns, *example_turns(prompt), Message("user", text))
 
 
-def _itself(problem: Problem) -> Problem:
+def _identity(problem: Problem) -> Problem:
     return problem
 
 
@@ -407,7 +407,7 @@ def _texts(problem: Problem) -> list[str]:
     return [*(f"{message.role}: {message.content}" for message in problem.messages), reference]
 
 
-def _ignored(prompt: PromptConfig) -> str:
+def _ignored_keys(prompt: PromptConfig) -> str:
     """The keys of the prompt that say something about a task's own questions, with a verb."""
     named = [
         f"prompt.{key}"

@@ -55,8 +55,8 @@ def read_file(path: Path) -> Iterator[Placed]:
             f"{nearest(Path(text).suffix, READERS)}"
         )
     if not path.is_file():
-        here = Path(path.name)
-        hint = " What a task file names is relative to that file." if here.is_file() and here != path else ""
+        name = Path(path.name)
+        hint = " What a task file names is relative to that file." if name.is_file() and name != path else ""
         raise DataError(f"there is no data file {path.absolute()}.{hint}")
     return READERS[suffix](path)
 
@@ -203,7 +203,7 @@ def _lines(path: Path, longest: int = MAX_LINE) -> Iterator[tuple[int, str]]:
     """The lines of a text file, counted from 1; a byte order mark at its start is skipped."""
     line = 0
     try:
-        with _opened(path) as file:
+        with _open_text(path) as file:
             while text := file.readline(longest + 1):
                 line += 1
                 if len(text) > longest:
@@ -215,7 +215,7 @@ def _lines(path: Path, longest: int = MAX_LINE) -> Iterator[tuple[int, str]]:
         raise DataError(f"{path}: cannot be read after line {line}: {error}.") from error
 
 
-def _opened(path: Path) -> TextIO:
+def _open_text(path: Path) -> TextIO:
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")

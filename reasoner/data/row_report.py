@@ -189,7 +189,7 @@ def _notes(section: str, state: _Section) -> Iterator[str]:
         places = "; ".join(str(error).rstrip(".") for error in state.dropped.named[:DROPPED_NAMED])
         yield (
             f"{section}: {state.dropped.kinds.total():,} of {state.total:,} rows cannot be used and were left out: "
-            f"{_counted(state.dropped.kinds)} (the first: {places})."
+            f"{_count_text(state.dropped.kinds)} (the first: {places})."
         )
     if state.repetitions:
         pairs = "; ".join(f"{place}, as {earlier}" for place, earlier in state.repeated)
@@ -212,7 +212,7 @@ def _refusal(section: str, state: _Section) -> str:
         detail = error.detail
     rest = faults.kinds - Counter(error.kind for error in faults.named)
     if rest:
-        lines.append(f"  and {rest.total():,} more: {_counted(rest)}")
+        lines.append(f"  and {rest.total():,} more: {_count_text(rest)}")
     if state.repetitions:
         lines.append(f"  rows that repeat an earlier one: {state.repetitions:,}")
     return "\n".join(lines)
@@ -233,5 +233,5 @@ def _advice(refused: Mapping[str, _Section]) -> list[str]:
     return [f"Correct these rows, or leave them out: {sets}{kept}."]
 
 
-def _counted(kinds: Counter[str]) -> str:
+def _count_text(kinds: Counter[str]) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())

@@ -42,14 +42,14 @@ def load_rows(source: SourceConfig, generators: Mapping[str, Generator], section
                 rows.append(row)
             else:
                 report.add(section, bad)
-        for row in _filled(rows) if source.missing == "empty" else rows:
+        for row in _fill_missing(rows) if source.missing == "empty" else rows:
             with report.collecting(section):
                 mapped.append(columns(row))
         columns.check(rows)
     return mapped
 
 
-def _filled(rows: Sequence[Row]) -> list[Row]:
+def _fill_missing(rows: Sequence[Row]) -> list[Row]:
     """The rows with null for a field that others have; but for what every problem needs."""
     names = dict.fromkeys(name for row in rows for name in row.fields if name not in ("question", "answer"))
     return [replace(row, fields={**names, **row.fields}) for row in rows]

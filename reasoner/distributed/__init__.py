@@ -1,6 +1,6 @@
-"""The processes that train together: ranks, what they exchange, and what each has of a batch.
+"""Distributed training: ranks, the values that they exchange, and how a batch is sharded over them.
 
-In come the environment of a launcher and values of one rank, out come those of all.
+Input: the environment of a launcher and values of one rank. Output: those of all.
 
     ranks.py                    which rank this is, and how ranks exchange values
     exchange.py                 values as bytes: pickled, and arrays as they are

@@ -166,10 +166,12 @@ def _arithmetic(torch: Any) -> Diagnosis:
 def _links(torch: Any) -> Diagnosis:
     count = torch.cuda.device_count()
     pairs = [(a, b) for a in range(count) for b in range(count) if a != b]
-    apart = [f"{a} to {b}" for a, b in pairs if not torch.cuda.can_device_access_peer(a, b)]
-    if apart:
-        more = f" and {len(apart) - 4} more" if len(apart) > 4 else ""
-        detail = f"GPUs that do not reach each other directly: {', '.join(apart[:4])}{more}; NCCL goes through the host"
+    distant = [f"{a} to {b}" for a, b in pairs if not torch.cuda.can_device_access_peer(a, b)]
+    if distant:
+        more = f" and {len(distant) - 4} more" if len(distant) > 4 else ""
+        detail = (
+            f"GPUs that do not reach each other directly: {', '.join(distant[:4])}{more}; NCCL goes through the host"
+        )
         return Diagnosis("links", "ok", detail)
     return Diagnosis("links", "ok", f"all {count} GPUs reach each other directly")
 

@@ -81,8 +81,10 @@ def choose(
                 f"environment.tools: there is no tool {name!r}.{nearest(name, tools)} Registered: "
                 f"{', '.join(tools) or 'none'}."
             ) from None
-        given = tool.check_options(config.tool_options.get(name, {}))
-        chosen[name] = ConfiguredTool(tool, given, config.timeout_s or tool.timeout_s, tool.is_stateful(given))
+        tool_options = tool.check_options(config.tool_options.get(name, {}))
+        chosen[name] = ConfiguredTool(
+            tool, tool_options, config.timeout_s or tool.timeout_s, tool.is_stateful(tool_options)
+        )
     own_s = kind.timeout_s if kind else 0.0
     return ConfiguredEnvironment(kind, options, config.timeout_s or own_s, chosen)
 

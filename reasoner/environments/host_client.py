@@ -90,7 +90,7 @@ class HostClient:
         future.set_running_or_notify_cancel()  # it gets its outcome, also when nobody waits any more
         with self._lock:
             if self._host.closed:
-                raise self._gone()
+                raise self._host_error()
             if self._failure is not None:
                 raise self._failure
             call = next(self._calls)
@@ -134,7 +134,7 @@ class HostClient:
                 if self._failure is not None:
                     continue  # on its way into the future
                 if self._host.has_died():
-                    self._fail_all(self._gone())
+                    self._fail_all(self._host_error())
                     continue
                 self._host.was_stopped()
                 if quiet > math.ceil((self._longest + SLACK_S) / LOOK_S):
@@ -157,7 +157,7 @@ class HostClient:
         except Exception as error:  # whoever waits raises it
             self._fail_all(error)
         else:
-            self._fail_all(self._gone())
+            self._fail_all(self._host_error())
 
     def _deal_with(self, line: bytes) -> None:
         if line.startswith(PRINTED):
@@ -183,7 +183,7 @@ class HostClient:
                 if not future.done():
                     future.set_exception(self._failure)
 
-    def _gone(self) -> EnvironmentsError:
+    def _host_error(self) -> EnvironmentsError:
         if self._host.closed:
             return EnvironmentsError("tools and environments were closed; open them again")
         return EnvironmentsError(f"{_HOST} {self._host.obituary()}")

@@ -36,7 +36,7 @@ def text_of(returned: object, most: int) -> str:
     if isinstance(returned, bytes | bytearray):
         raise InvalidReturnError(f"a tool must return text, got {len(returned)} bytes: decode them")
     if not isinstance(returned, str):
-        raise InvalidReturnError(f"a tool must return text (str), got {_shown(returned)}")
+        raise InvalidReturnError(f"a tool must return text (str), got {_format_value(returned)}")
     return cut(returned, most)
 
 
@@ -54,9 +54,9 @@ def observation_of(returned: object, most: int) -> Observation | None:
     if isinstance(returned, str):
         return Observation(_messages("step", [returned], most))
     if not isinstance(returned, Observation):
-        raise InvalidReturnError(f"step must return an Observation, text or None, got {_shown(returned)}")
+        raise InvalidReturnError(f"step must return an Observation, text or None, got {_format_value(returned)}")
     if not isinstance(returned.done, bool):
-        raise InvalidReturnError(f"Observation.done must be true or false, got {_shown(returned.done)}")
+        raise InvalidReturnError(f"Observation.done must be true or false, got {_format_value(returned.done)}")
     return replace(
         returned,
         messages=_messages("step", returned.messages, most),
@@ -74,13 +74,15 @@ def parts_of(returned: object) -> Mapping[str, Any]:
 
 def _messages(method: str, returned: object, most: int) -> tuple[Message, ...]:
     if not isinstance(returned, Sequence) or isinstance(returned, bytes):
-        raise InvalidReturnError(f"{method} must give messages, got {_shown(returned)}")
+        raise InvalidReturnError(f"{method} must give messages, got {_format_value(returned)}")
     if len(returned) > MAX_MESSAGES:
         raise InvalidReturnError(f"{method} may give {MAX_MESSAGES} messages at once, got {len(returned)}")
     messages = [Message("user", message) if isinstance(message, str) else message for message in returned]
     for message in messages:
         if not isinstance(message, Message) or message.role != "user" or not isinstance(message.content, str):
-            raise InvalidReturnError(f"{method} must give text or messages of role 'user', got {_shown(message)}")
+            raise InvalidReturnError(
+                f"{method} must give text or messages of role 'user', got {_format_value(message)}"
+            )
     return tuple(Message("user", cut(message.content, most)) for message in messages)
 
 
@@ -88,18 +90,18 @@ def _reward(value: object) -> float | None:
     if value is None:
         return None
     if not isinstance(value, Real) or not math.isfinite(value):
-        raise InvalidReturnError(f"Observation.reward must be a finite number or None, got {_shown(value)}")
+        raise InvalidReturnError(f"Observation.reward must be a finite number or None, got {_format_value(value)}")
     return float(value)
 
 
 def _json(what: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise InvalidReturnError(f"{what} must be a mapping with names as keys, got {_shown(value)}")
+        raise InvalidReturnError(f"{what} must be a mapping with names as keys, got {_format_value(value)}")
     try:
         return json_values(dict(value), what)
     except ValueError as error:
         raise InvalidReturnError(str(error)) from error
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     return redact_start(f"{type(value).__name__} {value!r}", SHOWN)

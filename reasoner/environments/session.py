@@ -75,14 +75,14 @@ class ResponseSession:
         self._turns += 1
         kind = self.context.chosen.kind
         asks = kind is not None and kind.steps
-        said = (await self._ask("step", turn=turn)).observation if asks else None
-        own = Observation(done=not turn.calls) if said is None else said
+        observation = (await self._ask("step", turn=turn)).observation if asks else None
+        own = Observation(done=not turn.calls) if observation is None else observation
         done = own.done or self._turns >= self.context.config.max_turns
         if not done and not answers and not own.messages:
             message = (
                 "step gave no message and did not end the response, so there is nothing that the policy could answer"
             )
-            raise self._failed(CallOutcome(0, 0.0, kind="invalid", message=message))
+            raise self._fail(CallOutcome(0, 0.0, kind="invalid", message=message))
         tools = (Message("tool", answer.text, call.name) for call, answer in zip(turn.calls, answers, strict=True))
         return Observation(
             (*tools, *own.messages),
@@ -154,7 +154,7 @@ class ResponseSession:
             EnvironmentFailedError: it was the environment's.
         """
         if configured.tool.is_method:
-            raise self._failed(outcome)
+            raise self._fail(outcome)
         if seat := self._tool_seats.pop(configured.tool.name, SHARED):
             self.context.client.leave(seat)
 
@@ -171,7 +171,7 @@ class ResponseSession:
         request = CallRequest(operation, problem=problem, turn=turn)
         outcome = await self._call(kind.name, self._seat, self.context.chosen.timeout_s, request)
         if outcome.kind is not None:
-            raise self._failed(outcome)
+            raise self._fail(outcome)
         return outcome
 
     async def _call(self, name: str, seat: int, timeout_s: float, request: CallRequest) -> CallOutcome:
@@ -180,7 +180,7 @@ class ResponseSession:
         self.context.note(name, what, outcome)
         return outcome
 
-    def _failed(self, outcome: CallOutcome) -> EnvironmentFailedError:
+    def _fail(self, outcome: CallOutcome) -> EnvironmentFailedError:
         """The environment cannot go on; its worker is not needed any more."""
         kind = self.context.chosen.kind
         assert kind is not None

@@ -1,6 +1,6 @@
-"""Figures of scored groups, as pure functions: accuracy, pass@k, intervals, paired differences.
+"""Evaluation metrics as pure functions of scored groups: accuracy, pass@k, confidence intervals, paired differences.
 
-In come scored groups of held-out problems, out come figures with 95% intervals.
+Input: scored groups of held-out problems. Output: figures with 95% intervals.
 
     metrics.py                  accuracy, pass@k, maj@k, and the paired difference of two evaluations
     intervals.py                intervals of means, and the exact test of paired changes

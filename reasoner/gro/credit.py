@@ -128,15 +128,15 @@ def credit(term: Term, inputs: ObjectiveInputs, pairs_P2: Tensor) -> Tensor:
             credit_RT = torch.zeros_like(rewards_NG).reshape(-1, 1)
             credit_RT[pairs_P2[:, 0]] = 1
         case Teacher():
-            return _of_teacher(term.credit, inputs)
+            return _teacher_credit(term.credit, inputs)
         case CustomCredit():
             raise ValueError(f"the credit {term.credit.name!r} is not bound to its function (Algorithms.bind)")
         case function:
-            credit_RT = _checked(function(rewards_NG, inputs.valid_NG), inputs.valid_NG).reshape(-1, 1)
+            credit_RT = _check_returned(function(rewards_NG, inputs.valid_NG), inputs.valid_NG).reshape(-1, 1)
     return masked(credit_RT, inputs.valid_R[:, None].expand_as(credit_RT))
 
 
-def _of_teacher(spec: Teacher, inputs: ObjectiveInputs) -> Tensor:
+def _teacher_credit(spec: Teacher, inputs: ObjectiveInputs) -> Tensor:
     """(R, T) c_t = sum_{s >= t} discount^(s - t) (log pi_T - log pi)_s over the policy's tokens.
 
     Under the policy, sum_t c_t grad log pi_t is in expectation minus the gradient of the reverse KL: with discount 1 of
@@ -200,15 +200,15 @@ def returns_and_advantages(spec: Advantage, kl: KL, inputs: ObjectiveInputs) -> 
     if penalty_RT is not None:
         rewards_RT = rewards_RT - penalty_RT
     if spec.trace_scale is None:
-        advantages_RT = _estimated(rewards_RT, values_RT, mask_RT, spec.discount, spec.trace)
+        advantages_RT = _generalised_advantages(rewards_RT, values_RT, mask_RT, spec.discount, spec.trace)
         return advantages_RT + values_RT, advantages_RT
     lengths_R = inputs.lengths_R.to(values_RT).clamp(min=1)
     trace_R = (1 - 1 / (spec.trace_scale * lengths_R)).clamp(min=0)
-    advantages_RT = _estimated(rewards_RT, values_RT, mask_RT, spec.discount, trace_R)
-    return _estimated(rewards_RT, values_RT, mask_RT, spec.discount, 1.0) + values_RT, advantages_RT
+    advantages_RT = _generalised_advantages(rewards_RT, values_RT, mask_RT, spec.discount, trace_R)
+    return _generalised_advantages(rewards_RT, values_RT, mask_RT, spec.discount, 1.0) + values_RT, advantages_RT
 
 
-def _estimated(
+def _generalised_advantages(
     rewards_RT: Tensor, values_RT: Tensor, mask_RT: Tensor, discount: float, trace_R: Tensor | float
 ) -> Tensor:
     """(R, T) generalised advantage estimates, 0 where the policy did not write."""
@@ -227,16 +227,16 @@ def _advantage(spec: Advantage, term: Term, inputs: ObjectiveInputs) -> Tensor:
     if spec.combine == "normalise-then-sum":
         components_KNG = inputs.needed("components_KNG", "normalise-then-sum")
         weights_K = inputs.needed("component_weights_K", "normalise-then-sum")
-        parts = [_compared(spec, masked(part_NG, inputs.valid_NG), inputs) for part_NG in components_KNG]
+        parts = [_normalise_in_group(spec, masked(part_NG, inputs.valid_NG), inputs) for part_NG in components_KNG]
         total_NG = sum((w * part for w, part in zip(weights_K, parts, strict=True)), torch.zeros_like(parts[0]))
-        return _over_tasks(total_NG.reshape(-1, 1), inputs)
-    credit_RT = _unscaled(spec, term, inputs)
+        return _normalise_in_tasks(total_NG.reshape(-1, 1), inputs)
+    credit_RT = _unscaled_credit(spec, term, inputs)
     if spec.scale == "task":
-        return _over_tasks(credit_RT, inputs)
-    return _over_batch(credit_RT, inputs) if spec.scale == "batch" else credit_RT
+        return _normalise_in_tasks(credit_RT, inputs)
+    return _normalise_in_batch(credit_RT, inputs) if spec.scale == "batch" else credit_RT
 
 
-def _unscaled(spec: Advantage, term: Term, inputs: ObjectiveInputs) -> Tensor:
+def _unscaled_credit(spec: Advantage, term: Term, inputs: ObjectiveInputs) -> Tensor:
     """Credit before the batch's scale. A KL penalty in the reward is paid token by token where credit is per token
     (critic, or no baseline: the return from each token on); a group's baseline compares whole responses, so there its
     sum is taken off the response's reward."""
@@ -250,11 +250,11 @@ def _unscaled(spec: Advantage, term: Term, inputs: ObjectiveInputs) -> Tensor:
             return rewards_NG.reshape(-1, 1) - penalty_RT.flip(1).cumsum(dim=1).flip(1)
         rewards_NG = masked(rewards_NG - penalty_RT.sum(dim=1).reshape(rewards_NG.shape), inputs.valid_NG)
     if spec.level == "turn" and inputs.turn_rewards_RM is not None:
-        return _by_turn(spec, rewards_NG, inputs)
-    return _compared(spec, rewards_NG, inputs).reshape(-1, 1)
+        return _turn_credit(spec, rewards_NG, inputs)
+    return _normalise_in_group(spec, rewards_NG, inputs).reshape(-1, 1)
 
 
-def _by_turn(spec: Advantage, rewards_NG: Tensor, inputs: ObjectiveInputs) -> Tensor:
+def _turn_credit(spec: Advantage, rewards_NG: Tensor, inputs: ObjectiveInputs) -> Tensor:
     """(R, T) credit of the turn that each token is in: of the return from that turn on, compared across the group.
 
         G_{i,m} = R_i - sum_{k < m} r_{i,k},    c_{i,t} = (G_{i,m} - b_m) / s_m    for a token t of turn m
@@ -273,7 +273,9 @@ def _by_turn(spec: Advantage, rewards_NG: Tensor, inputs: ObjectiveInputs) -> Te
     size_R = rewards_NG.flatten().abs() + turn_rewards_RM.abs().sum(dim=1)
     credit_RM = torch.stack(
         [
-            _compared(spec, masked(_left(rewards_NG, before_R, size_R), inputs.valid_NG), inputs).flatten()
+            _normalise_in_group(
+                spec, masked(_remaining_rewards(rewards_NG, before_R, size_R), inputs.valid_NG), inputs
+            ).flatten()
             for before_R in before_RM.unbind(dim=1)
         ],
         dim=1,
@@ -281,7 +283,7 @@ def _by_turn(spec: Advantage, rewards_NG: Tensor, inputs: ObjectiveInputs) -> Te
     return credit_RM.gather(1, turns_RT.to(credit_RM.device))
 
 
-def _left(rewards_NG: Tensor, before_R: Tensor, size_R: Tensor) -> Tensor:
+def _remaining_rewards(rewards_NG: Tensor, before_R: Tensor, size_R: Tensor) -> Tensor:
     """(N, G) rewards less what was given before, exactly 0 where the difference is no more than rounding of numbers of
     this size: the scale `mean` would divide one rounding error by another."""
     left_R = rewards_NG.flatten() - before_R
@@ -289,7 +291,7 @@ def _left(rewards_NG: Tensor, before_R: Tensor, size_R: Tensor) -> Tensor:
     return masked(left_R, left_R.abs() > rounding_R).reshape(rewards_NG.shape)
 
 
-def _compared(spec: Advantage, rewards_NG: Tensor, inputs: ObjectiveInputs) -> Tensor:
+def _normalise_in_group(spec: Advantage, rewards_NG: Tensor, inputs: ObjectiveInputs) -> Tensor:
     """(R - b) / s with b and s over the group's valid responses.
 
     mean:             b = mean_j R_j
@@ -331,7 +333,7 @@ def _compared(spec: Advantage, rewards_NG: Tensor, inputs: ObjectiveInputs) -> T
     return credit_NG * informative(rewards_NG, valid_NG)[:, None]
 
 
-def _over_batch(credit_RT: Tensor, inputs: ObjectiveInputs) -> Tensor:
+def _normalise_in_batch(credit_RT: Tensor, inputs: ObjectiveInputs) -> Tensor:
     """Minus the mean and over the standard deviation, both over all tokens of valid responses; 0 if all are equal."""
     counted_RT = inputs.mask_RT & inputs.valid_R[:, None]
     tokens_RT = credit_RT.expand(counted_RT.shape)
@@ -342,20 +344,20 @@ def _over_batch(credit_RT: Tensor, inputs: ObjectiveInputs) -> Tensor:
     return (credit_RT - values_S.mean()) / (deviation + BATCH_EPSILON)
 
 
-def _over_tasks(credit_RT: Tensor, inputs: ObjectiveInputs) -> Tensor:
-    """`_over_batch` over each task's responses alone: no reward of one task is in the mean or the deviation of another,
-    and a task whose responses all have the same credit gives none."""
+def _normalise_in_tasks(credit_RT: Tensor, inputs: ObjectiveInputs) -> Tensor:
+    """`_normalise_in_batch` over each task's responses alone: no reward of one task is in the mean or the deviation of
+    another, and a task whose responses all have the same credit gives none."""
     if inputs.tasks_N is None:
-        return _over_batch(credit_RT, inputs)
+        return _normalise_in_batch(credit_RT, inputs)
     normalised_RT = torch.zeros_like(credit_RT)
     for task in range(int(inputs.tasks_N.max()) + 1):
         rows_R = (inputs.tasks_N == task).repeat_interleave(inputs.rewards_NG.shape[1])
         of_task = replace(inputs, valid_NG=inputs.valid_NG & (inputs.tasks_N == task)[:, None])
-        normalised_RT = torch.where(rows_R[:, None], _over_batch(credit_RT, of_task), normalised_RT)
+        normalised_RT = torch.where(rows_R[:, None], _normalise_in_batch(credit_RT, of_task), normalised_RT)
     return normalised_RT
 
 
-def _checked(credit_NG: object, valid_NG: Tensor) -> Tensor:
+def _check_returned(credit_NG: object, valid_NG: Tensor) -> Tensor:
     """What a plugin's function returned."""
     if not isinstance(credit_NG, Tensor) or credit_NG.shape != valid_NG.shape:
         raise ValueError(

@@ -104,7 +104,7 @@ def link(spec: Link | LinkFunction, u: Tensor, c: Tensor, old: Tensor | None = N
             value = torch.minimum(ratio * c, ratio.clamp(1 - spec.low, 1 + spec.high) * c)
             return value if spec.dual is None else torch.where(c < 0, torch.maximum(value, spec.dual * c), value)
         case SoftClip():
-            tau = _by_sign(c, spec.positive, spec.negative)
+            tau = _select_by_sign(c, spec.positive, spec.negative)
             return 4 / tau * torch.sigmoid(tau * (u.clamp(max=LARGEST).exp() - 1)) * c
         case Divergence():
             if old is None:
@@ -115,8 +115,8 @@ def link(spec: Link | LinkFunction, u: Tensor, c: Tensor, old: Tensor | None = N
             factor = u.exp().clamp(max=spec.cap).detach()
             return (factor.masked_fill(c > 0, 1.0) if spec.only_negative else factor) * c * u
         case Gamma():
-            power = _by_sign(c, spec.positive_power, spec.negative_power)
-            rate = _by_sign(c, spec.positive_rate, spec.negative_rate)
+            power = _select_by_sign(c, spec.positive_power, spec.negative_power)
+            rate = _select_by_sign(c, spec.positive_rate, spec.negative_rate)
             # by its logarithm: W^k alone would overflow
             return (power * u + rate * (1 - u.clamp(max=LARGEST).exp())).exp().detach() * c * u
         case LogSigmoid():
@@ -156,7 +156,7 @@ def slope_without_credit(function: Link | LinkFunction) -> tuple[float, float] |
     return u[at].item(), slope[at].item()
 
 
-def _by_sign(c: Tensor, positive: float, negative: float) -> Tensor:
+def _select_by_sign(c: Tensor, positive: float, negative: float) -> Tensor:
     """`positive` where c > 0, else `negative`."""
     return torch.full_like(c, negative).masked_fill(c > 0, positive)
 

@@ -1,4 +1,4 @@
-"""Files, network and text that others may have made: read within bounds, written whole, shown without secrets.
+"""Files, network and text from untrusted sources: bounded reads, atomic writes, redacted output.
 
 It knows nothing of runs, models or training.
 

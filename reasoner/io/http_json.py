@@ -28,7 +28,7 @@ from pydantic import AfterValidator
 
 from reasoner.errors import UserError
 from reasoner.io.parsing import STRICT_JSON_DECODER
-from reasoner.io.redaction import hide, know_variable, redact_start
+from reasoner.io.redaction import hide, redact_start, register_secret_variable
 
 MAX_BYTES = 8 * 2**20
 """bytes of an answer that are read at most, as it comes and unpacked"""
@@ -96,7 +96,7 @@ def read_secret(variable: str) -> str:
         raise UserError(
             f"the environment variable {variable} holds a line end or another character that a header cannot hold"
         )
-    know_variable(variable)
+    register_secret_variable(variable)
     return value
 
 
@@ -174,8 +174,8 @@ class Service:
         except (OSError, http.client.HTTPException) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             raise UserError(
-                f"{without_query(self.url)} does not answer ({self._shown(reason)}): start it, or correct the address "
-                "in the options"
+                f"{without_query(self.url)} does not answer ({self._describe_answer(reason)}): start it, or "
+                "correct the address in the options"
             ) from None
 
     def hide(self, data: Any) -> Any:
@@ -184,9 +184,9 @@ class Service:
 
     def error(self, what: str, got: object) -> RemoteError:
         """What it did wrong, with the beginning of what came."""
-        return RemoteError(f"{without_query(self.url)} {self.hide(what)}; got {self._shown(got)}")
+        return RemoteError(f"{without_query(self.url)} {self.hide(what)}; got {self._describe_answer(got)}")
 
-    def _shown(self, got: object) -> str:
+    def _describe_answer(self, got: object) -> str:
         text = got.decode(errors="replace") if isinstance(got, bytes) else str(got)
         for secret in self.secrets:  # short ones too
             text = text.replace(secret, "***")
@@ -243,10 +243,10 @@ def _read(answer: http.client.HTTPResponse) -> bytes:
         raise _Refusal(f"answered more than {MAX_BYTES} bytes, where reading stopped", data)
     if answer.length:
         raise _Refusal(f"broke off, with {answer.length} bytes of the answer missing", data, transient=True)
-    return _unpacked(data, answer.headers)
+    return _decompress(data, answer.headers)
 
 
-def _unpacked(data: bytes, headers: Message) -> bytes:
+def _decompress(data: bytes, headers: Message) -> bytes:
     """What was compressed, at most `MAX_BYTES` of it."""
     names = [name.strip().lower() for name in ",".join(headers.get_all("Content-Encoding", [])).split(",")]
     for name in (name.removeprefix("x-") for name in reversed(names) if name not in ("", "identity")):
@@ -285,7 +285,7 @@ def _refusal(refused: urllib.error.HTTPError) -> _Refusal:
             headers.get("Location", "").partition("?")[0],
         )
     try:
-        got: object = _unpacked(refused.read(MAX_BYTES), headers)
+        got: object = _decompress(refused.read(MAX_BYTES), headers)
     except (OSError, http.client.HTTPException):
         got = "an answer that broke off"
     except _Refusal as unreadable:

@@ -46,11 +46,11 @@ def parse_json(text: str) -> Any:
     try:
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError:
-        raise ValueError(_too_deep(text)) from None
+        raise ValueError(_depth_error(text)) from None
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from None
     if text.count("[") + text.count("{") > MAX_DEPTH and is_deep(value):
-        raise ValueError(_too_deep(text))
+        raise ValueError(_depth_error(text))
     return value
 
 
@@ -131,7 +131,7 @@ def is_deep(value: object) -> bool:
     return True
 
 
-def _too_deep(text: str) -> str:
+def _depth_error(text: str) -> str:
     """With the way to the first place that is: `answer.0.text`."""
     way: list[str | int] = []
     for token in _TOKEN.finditer(text):

@@ -105,12 +105,12 @@ class _Spellings:
 
 @lru_cache(maxsize=4)
 def _spellings(values: tuple[str, ...]) -> _Spellings:
-    plain = [form for value in values for form in (value, *_encoded(value.encode("utf-8", "surrogateescape")))]
+    plain = [form for value in values for form in (value, *_encodings(value.encode("utf-8", "surrogateescape")))]
     escaped = "|".join("".join(map(_any_escape, value)) for value in values)
     return _Spellings(tuple(plain), re.compile(escaped) if values else None)
 
 
-def _encoded(value: bytes) -> Iterator[str]:
+def _encodings(value: bytes) -> Iterator[str]:
     """In hexadecimal digits, and in base64: what is the same wherever in a longer text the value begins."""
     yield value.hex()
     yield value.hex().upper()
@@ -197,7 +197,7 @@ def without_secrets(settings: Mapping[str, Any], environment: Mapping[str, str] 
         environment: None: that of this process.
     """
     known = _values(os.environ if environment is None else environment)
-    return {key: _shown(key, value, known) for key, value in settings.items()}
+    return {key: _redact_value(key, value, known) for key, value in settings.items()}
 
 
 def _values(environment: Mapping[str, str]) -> list[str]:
@@ -230,12 +230,12 @@ def _secret_reason(name: str, value: str) -> str:
     return ""
 
 
-def _shown(name: str, value: Any, known: list[str]) -> Any:
+def _redact_value(name: str, value: Any, known: list[str]) -> Any:
     if isinstance(value, Mapping):
         named = name.endswith("_env")  # its values name variables
-        return {key: inner if named else _shown(str(key), inner, known) for key, inner in value.items()}
+        return {key: inner if named else _redact_value(str(key), inner, known) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_shown(name, inner, known) for inner in value]
+        return [_redact_value(name, inner, known) for inner in value]
     if not isinstance(value, str) or not value:
         return value
     if SECRET_NAME.search(name):
@@ -266,7 +266,7 @@ def hide(value: Any, secrets: Iterable[str] | None = None) -> Any:
     text = "\0".join(_texts(value))
     forms = _all_forms(tuple(_values(os.environ) if secrets is None else secrets))
     present = [form for form in forms if form in text]
-    return _without(value, present) if present else value
+    return _remove_forms(value, present) if present else value
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -280,14 +280,14 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
-def _without(value: Any, forms: Sequence[str]) -> Any:
+def _remove_forms(value: Any, forms: Sequence[str]) -> Any:
     if isinstance(value, str):
         for form in forms:
             value = value.replace(form, HIDDEN)
         return value
     if isinstance(value, Mapping):
-        return {_without(key, forms): _without(inner, forms) for key, inner in value.items()}
-    return [_without(inner, forms) for inner in value] if isinstance(value, (list, tuple)) else value
+        return {_remove_forms(key, forms): _remove_forms(inner, forms) for key, inner in value.items()}
+    return [_remove_forms(inner, forms) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 @lru_cache(maxsize=16)
@@ -302,19 +302,19 @@ def _forms(secret: str) -> frozenset[str]:
     if secret.lower().startswith("basic "):  # user and password in base64
         with contextlib.suppress(binascii.Error, UnicodeDecodeError):  # then it is none
             parts |= {(pair := base64.b64decode(secret[6:]).decode()), pair.partition(":")[2]}
-    all_forms = {form for part in parts if len(part) >= LEAST for form in (part, *_escaped(part))}
+    all_forms = {form for part in parts if len(part) >= LEAST for form in (part, *_escapes(part))}
     return frozenset(form for form in all_forms if len(form) >= LEAST)
 
 
-def _escaped(text: str) -> Iterator[str]:
-    """In addresses, and as `_encoded`."""
+def _escapes(text: str) -> Iterator[str]:
+    """In addresses, and as `_encodings`."""
     data = text.encode("utf-8", "surrogateescape")
     strict = "".join(chr(byte) if chr(byte).isalnum() and byte < 128 else f"%{byte:02X}" for byte in data)
     for escaped in (strict, quote(data, safe=""), quote(data), quote_plus(data)):
         yield from (escaped, re.sub("%..", lambda byte: byte[0].lower(), escaped))
-    yield from _encoded(data)
+    yield from _encodings(data)
 
 
-def know_variable(name: str) -> None:
+def register_secret_variable(name: str) -> None:
     """Keep the value of an environment variable out of texts from here on, whatever the variable is called."""
     _named_variables.add(name)

@@ -1,6 +1,6 @@
-"""Starting the ranks of a run, on this machine and on others, and ending all when one fails.
+"""Launching the ranks of a run, on this machine and on others, and ending all when one fails.
 
-In comes a command with its number of GPUs and machines, out comes one exit code.
+Input: a command with its number of GPUs and machines. Output: one exit code.
 
     launcher.py                 the ranks of this node
     cluster.py, ssh.py          which machines; a launcher on each

@@ -79,14 +79,14 @@ class Coordinator:
     def watched(self, stop: Callable[[float], None]) -> Iterator[threading.Event]:
         """Meanwhile `stop(seconds since then)` is called, again and again, when another node has ended; the event says
         that one has."""
-        done, told = threading.Event(), threading.Event()
+        done, notified = threading.Event(), threading.Event()
 
         def watch() -> None:
             since: float | None = None
             while not done.wait(_LOOK_EVERY):
                 if since is None and self._is_over():
                     since = time.monotonic()
-                    told.set()
+                    notified.set()
                 if since is not None:
                     stop(time.monotonic() - since)
 
@@ -94,7 +94,7 @@ class Coordinator:
         if self._others:
             thread.start()
         try:
-            yield told
+            yield notified
         finally:
             done.set()
             if self._others:
@@ -109,20 +109,20 @@ class Coordinator:
             self._store.set("over", b"")
             if not self._node.first:
                 return self._verdict()
-            gone = [self._gone(index) for index in self._wait("end", TELL_WITHIN)]
+            gone = [self._missing_node(index) for index in self._wait("end", TELL_WITHIN)]
             verdict = min((own, *self._ends(), *gone), key=lambda end: end.order)
             self._store.set("verdict", json.dumps(asdict(verdict)))
             if not gone:
                 self._wait("read", 5)
         except RuntimeError:  # torch's, when the store is gone
-            return min(own, self._lost(), key=lambda end: end.order)
+            return min(own, self._lost_node(), key=lambda end: end.order)
         return verdict
 
     def _verdict(self) -> NodeEnd:
         deadline = time.monotonic() + TELL_WITHIN + 10
         while not self._store.check(["verdict"]):
             if time.monotonic() > deadline:
-                return self._lost()
+                return self._lost_node()
             time.sleep(_LOOK_EVERY)
         verdict = NodeEnd(**json.loads(self._store.get("verdict")))
         self._write("read", {})
@@ -132,10 +132,10 @@ class Coordinator:
         keys = [f"end/{index}" for index in self._others]
         return [NodeEnd(**json.loads(self._store.get(key))) for key in keys if self._store.check([key])]
 
-    def _lost(self) -> NodeEnd:
+    def _lost_node(self) -> NodeEnd:
         return NodeEnd(2, time.time(), f"the launcher on {self._node.host}, the first node, is gone", 1)
 
-    def _gone(self, index: int) -> NodeEnd:
+    def _missing_node(self, index: int) -> NodeEnd:
         name = json.loads(self._store.get(f"here/{index}"))
         return NodeEnd(1, time.time(), f"the launcher on {name}, which may have been killed, does not answer", 1)
 

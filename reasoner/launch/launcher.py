@@ -33,7 +33,7 @@ from reasoner.launch.coordination import INTERRUPTED, Coordinator, NodeEnd, open
 from reasoner.processes.caller import tell_folder
 from reasoner.processes.child_python import module_command
 from reasoner.processes.run_marker import scratch_prefix
-from reasoner.processes.stacks import FILE, where_they_stood
+from reasoner.processes.stacks import FILE, stack_summary
 from reasoner.processes.subreaper import children
 
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
@@ -73,8 +73,8 @@ def launch(node: Node, ranks: int, arguments: Sequence[str], output: Path) -> No
         board = open_board(node)
         board.meet(lambda text: print(text, file=sys.stderr, flush=True))  # noqa: T201
         ended = _run(node, board, ranks, arguments, folder)
-        told = next(iter(folder.glob(f"*/*/0/{_FOLDER_FILE}")), None)
-        run_folder = Path(told.read_text(encoding="utf-8")) if told else None
+        folder_file = next(iter(folder.glob(f"*/*/0/{_FOLDER_FILE}")), None)
+        run_folder = Path(folder_file.read_text(encoding="utf-8")) if folder_file else None
         if run_folder:
             tell_folder(run_folder)
         if ended is None:
@@ -84,9 +84,9 @@ def launch(node: Node, ranks: int, arguments: Sequence[str], output: Path) -> No
             raise KeyboardInterrupt
         if not node.first and ended.rung < 2:
             sys.exit(ended.code)
-        message = "\n".join(filter(None, (ended.message, _stood(ended, folder, run_folder))))
-        again = _keep_failure(run_folder, message) if run_folder else ""
-    raise RankError(message + again, ended.code)
+        message = "\n".join(filter(None, (ended.message, _stack_report(ended, folder, run_folder))))
+        resume_hint = _keep_failure(run_folder, message) if run_folder else ""
+    raise RankError(message + resume_hint, ended.code)
 
 
 def report(error: BaseException, code: int) -> bool:
@@ -140,13 +140,13 @@ def _run(node: Node, board: Coordinator, ranks: int, arguments: Sequence[str], l
         shutdown_timeout=_END_WITHIN,
     )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
-    with board.watched(_end_ranks) as told, _signals_kept():
+    with board.watched(_end_ranks) as notified, _signals_kept():
         try:
             elastic_launch(config, python)(*options, *arguments)
             return None
         except ChildFailedError as failed:
             end = _first_of(failed.failures, logs, node)
-            return replace(end, rung=3) if told.is_set() and end.rung == 1 else end
+            return replace(end, rung=3) if notified.is_set() and end.rung == 1 else end
         except (SignalException, KeyboardInterrupt):
             return NodeEnd(0, time.time(), "interrupted", INTERRUPTED)
 
@@ -202,9 +202,9 @@ def _first_of(failures: Mapping[int, Any], logs: Path, node: Node) -> NodeEnd:
 def _end(rank: int, failure: Any, logs: Path, node: Node) -> NodeEnd:
     """How one rank of this node ended."""
     name = f"rank {rank}" if node.count == 1 else f"rank {rank} on {node.name or f'node {node.index}'}"
-    if reported := _said(failure.error_file):
+    if reported := _read_error_file(failure.error_file):
         text = reported["message"].strip()
-        in_vain = _waited_in_vain(text)
+        in_vain = _is_collective_timeout(text)
         rung = 1 if in_vain else 2 if _misses_another(text) else 0
         how = "waited in vain for another rank, and gave up" if in_vain else "failed"
         return NodeEnd(rung, float(reported["time"]), f"{name} {how}.\n{text}", int(reported["code"]))
@@ -220,7 +220,7 @@ def _misses_another(message: str) -> bool:
     return _shows(message, "gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
 
 
-def _waited_in_vain(message: str) -> bool:
+def _is_collective_timeout(message: str) -> bool:
     """Whether a collective took longer than `reasoner.distributed.ranks.PATIENCE`: gloo's words, the store's and
     NCCL's."""
     return _shows(message, "Timed out waiting", "wait timeout", "Watchdog caught collective operation")
@@ -231,7 +231,7 @@ def _shows(message: str, *signs: str) -> bool:
     return not message.startswith(_ERROR) and any(sign in message for sign in signs)
 
 
-def _said(error_file: str) -> dict[str, Any]:
+def _read_error_file(error_file: str) -> dict[str, Any]:
     """What a rank wrote for the launcher; empty: nothing."""
     try:
         message: dict[str, Any] = json.loads(Path(error_file).read_text(encoding="utf-8"))["message"]
@@ -247,14 +247,14 @@ def _tail(local_rank: int, logs: Path) -> str:
     return f" The end of its output:\n{text}" if text else ""
 
 
-def _stood(end: NodeEnd, logs: Path, run_folder: Path | None) -> str:
+def _stack_report(end: NodeEnd, logs: Path, run_folder: Path | None) -> str:
     """Where the ranks stood, as lines, for a run of which no rank reported why it ended."""
     if end.rung == 0:
         return ""
     if run_folder is None:
-        return where_they_stood([(int(file.parent.name), file) for file in sorted(logs.glob(f"*/*/*/{FILE}"))])
+        return stack_summary([(int(file.parent.name), file) for file in sorted(logs.glob(f"*/*/*/{FILE}"))])
     dumps = [(int(file.parent.name.removeprefix("rank-")), file) for file in run_folder.glob(f"ranks/*/{FILE}")]
-    stood = where_they_stood([(0, run_folder / FILE), *sorted(dumps)])
+    stood = stack_summary([(0, run_folder / FILE), *sorted(dumps)])
     return stood and f"{stood}\nAll of their threads: {FILE} in {run_folder} and in its folders ranks/*."
 
 

@@ -51,7 +51,7 @@ END_WITHIN = TELL_WITHIN + 30
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
+class LaunchRequest:
     """What the launcher on a machine is told."""
 
     node: Node
@@ -86,7 +86,9 @@ def launch_on(hosts: Sequence[HostEntry], arguments: Sequence[str], output: Path
     try:
         for index, host in enumerate(hosts):
             node = Node(index, len(hosts), hosts[0].name.rpartition("@")[2], port, job, host.name)
-            errand = Errand(node, host.slots, tuple(arguments), str(output), model, forwarded(os.environ))
+            errand = LaunchRequest(
+                node, host.slots, tuple(arguments), str(output), model, forwarded_variables(os.environ)
+            )
             # A session of its own: Ctrl-C must reach the machine as the end of its input, not kill the connection.
             session = subprocess.Popen([*SSH, host.name, command], stdin=subprocess.PIPE, start_new_session=True)
             sessions.append(session)
@@ -104,14 +106,14 @@ def launch_on(hosts: Sequence[HostEntry], arguments: Sequence[str], output: Path
         raise RankError(f"the launcher on {name} ended with exit code {code}: {why}", code if 0 < code < 126 else 1)
 
 
-def forwarded(environment: Mapping[str, str]) -> dict[str, str]:
+def forwarded_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment variables that the ranks of other machines get, too."""
     return {
         name: value for name, value in environment.items() if name.startswith(FORWARDED) and name not in OF_ONE_MACHINE
     }
 
 
-def carry_out(prepare: Callable[[str], object]) -> None:
+def serve_request(prepare: Callable[[str], object]) -> None:
     """The launcher on a machine: an errand on standard input, and the end of that input is the end of the run.
 
     Args:
@@ -120,26 +122,26 @@ def carry_out(prepare: Callable[[str], object]) -> None:
     Raises:
         RankError, RunError, UserError, SystemExit, KeyboardInterrupt: see `launch.launch`.
     """
-    told = FileIO(os.dup(0))
+    stdin = FileIO(os.dup(0))
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)  # the ranks must not read what is not for them
-    line = told.readline()
+    line = stdin.readline()
     if not line.endswith(b"\n"):
         raise RunError(
             "an errand was expected on standard input: this command is for `reasoner run --hostfile` to start"
         )
-    errand = from_json(line.decode(), Errand)
+    errand = from_json(line.decode(), LaunchRequest)
     os.environ.update(errand.environment)
     with interruptible(), guard_processes():
         prepare(errand.model)
         importlib.import_module("torch.distributed.launcher.api")  # inside of an import an interrupt can be lost
-        threading.Thread(target=_end_with, args=(told,), name="input", daemon=True).start()
+        threading.Thread(target=_end_with, args=(stdin,), name="input", daemon=True).start()
         launch(errand.node, errand.ranks, errand.arguments, Path(errand.output))
 
 
-def _end_with(told: FileIO) -> None:
+def _end_with(stdin: FileIO) -> None:
     """Have this process end at the end of an input."""
-    told.readall()
+    stdin.readall()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(END_WITHIN)
     os.kill(os.getpid(), signal.SIGKILL)  # its watchdog ends the ranks

@@ -1,4 +1,4 @@
-"""The learner: weights of tokens in, a new policy out; it knows no algorithm.
+"""The learner: token weights in, an updated policy out; it knows no algorithm.
 
 Groups become micro-batches, these log-probabilities and a gradient, and this a step.
 

@@ -21,7 +21,7 @@ def choose_learner(config: Config) -> Literal["torch", "deepspeed"]:
     """`torch` or `deepspeed`.
 
     Raises:
-        MissingDependencyError: deepspeed is asked for, or peft is needed, and not installed.
+        MissingDependencyError: deepspeed is asked for, or peft or bitsandbytes is needed, and not installed.
     """
     if config.learner == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
         raise MissingDependencyError(
@@ -30,6 +30,11 @@ def choose_learner(config: Config) -> Literal["torch", "deepspeed"]:
         )
     if config.lora is not None and importlib.util.find_spec("peft") is None:
         raise MissingDependencyError("[lora] needs peft, which is not installed: pip install 'reasoner[lora]'")
+    if config.learning.optimizer != "adamw" and importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingDependencyError(
+            f"learning.optimizer = {config.learning.optimizer!r} needs bitsandbytes, which is not installed: "
+            "pip install 'reasoner[small-gpu]'"
+        )
     return config.learner
 
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,8 @@ TRAINED = "model"
 before the first optimiser step, when the weights are the initial ones."""
 STATE_FILE = "optimizer.json"
 STEM = "optimizer"
-"""The start of the names of the files with the optimiser's tensors: `<exp_avg | exp_avg_sq | step>/<parameter>`."""
+"""The start of the names of the files with the optimiser's tensors: `<what it is>/<parameter>`, with `exp_avg`,
+`exp_avg_sq` and `step` of AdamW, and what bitsandbytes keeps of its 8-bit form."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """The moments of AdamW by the names that torch and DeepSpeed give them."""
 
@@ -58,10 +60,7 @@ class Optimizer:
         self._total_steps = total_steps
         self._named = {name: parameter for name, parameter in parameters if parameter.requires_grad}
         self._parameters = list(self._named.values())
-        # Fused: one pass over memory and no temporary copy of the parameters.
-        self._adamw = torch.optim.AdamW(
-            self._parameters, lr=peak, betas=config.betas, weight_decay=config.weight_decay, fused=True
-        )
+        self._adamw = _adamw(self._parameters, config, peak)
         self._losses: list[Tensor] = []
 
     def backward(self, loss: Tensor) -> None:
@@ -118,17 +117,31 @@ class Optimizer:
         for key, tensor in read_files(folder, f"{STEM}-*"):
             kind, _, name = key.partition("/")
             parameter = self._named.get(name)
-            if parameter is None or (kind != "step" and parameter.shape != tensor.shape):
+            if parameter is None or (kind in MOMENTS and parameter.shape != tensor.shape):
                 raise RunError(
                     f"{folder} holds {key!r} of shape {list(tensor.shape)}, which is not of a parameter of the model "
                     "that is trained: the checkpoint was made with another model, or another version of transformers"
                 )
-            self._adamw.state[parameter][kind] = tensor.to(parameter.device)
+            counts = kind == "step" and self._config.optimizer != "adamw"
+            self._adamw.state[parameter][kind] = int(tensor) if counts else tensor.to(parameter.device)
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self._named.items():
-            for kind, tensor in self._adamw.state.get(parameter, {}).items():
-                yield f"{kind}/{name}", tensor
+            for kind, value in self._adamw.state.get(parameter, {}).items():
+                yield f"{kind}/{name}", torch.as_tensor(value)
+
+
+def _adamw(parameters: Sequence[nn.Parameter], config: LearningConfig, rate: float) -> torch.optim.Optimizer:
+    """The optimiser that is configured."""
+    settings: dict[str, Any] = {"lr": rate, "betas": config.betas, "weight_decay": config.weight_decay}
+    if config.optimizer == "adamw":
+        # Fused: one pass over memory and no temporary copy of the parameters.
+        return torch.optim.AdamW(parameters, fused=True, **settings)
+    from bitsandbytes import optim
+
+    kind = optim.PagedAdamW8bit if config.optimizer == "paged-adamw-8bit" else optim.AdamW8bit
+    optimizer: torch.optim.Optimizer = kind(parameters, **settings)
+    return optimizer
 
 
 def skip_reason(losses: Sequence[float], norm: float) -> str:

@@ -1,6 +1,6 @@
-"""From files and options to one checked configuration, with where each value came from.
+"""Loading a configuration: files and options become one validated `Config` that knows the origin of each value.
 
-In come a task file, a profile, `--config` and `--set`; out comes `Resolved` (a `Config` and its origins).
+Input: a task file, a profile, `--config` and `--set`. Output: `Resolved` (a `Config` and its origins).
 
     load.py                     reads the layers and checks the result
     task_files.py, task_layers.py   task files; the layers that one has

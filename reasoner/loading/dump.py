@@ -25,6 +25,30 @@ def to_toml(config: Config) -> str:
     return tomli_w.dumps(_without_none(config.model_dump(mode="json"), ()))
 
 
+def settings_toml(settings: Mapping[str, Any]) -> str:
+    """Some keys of a configuration as TOML, for `--config`.
+
+    >>> print(settings_toml({"lora.rank": 16, "learning.token_budget": 2048, "learning.engine": "torch"}), end="")
+    [lora]
+    rank = 16
+    <BLANKLINE>
+    [learning]
+    token_budget = 2048
+    engine = "torch"
+
+    Args:
+        settings: dotted key -> value.
+    """
+    sections: dict[str, Any] = {}
+    for key, value in settings.items():
+        section = sections
+        *parents, last = key.split(".")
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[last] = "none" if value is None else value
+    return tomli_w.dumps(sections)
+
+
 def settings_of(config: Config) -> Leaves:
     """Every key of the configuration with its value, defaults included; the entries of lists of sections by name."""
     return layer_of(config.model_dump(mode="json"), "default").leaves

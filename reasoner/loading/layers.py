@@ -70,7 +70,7 @@ def _layer(table: Mapping[str, Any], origin: str, whole: set[Path]) -> Layer:
             keys = " and ".join(f"data.{name}.{key}" for key in named)
             raise ConfigError(f"{origin} sets {keys}: a data source has one origin; keep one of them.")
     drops = {prefix for path, leaf in leaves.items() for prefix in _drops(path, leaf)}
-    drops |= {path for path in (("rewards",), *TASKS) if isinstance(_at(table, path), list)}
+    drops |= {path for path in (("rewards",), *TASKS) if isinstance(_look_up(table, path), list)}
     return Layer(leaves, frozenset(drops | whole))
 
 
@@ -129,16 +129,16 @@ def located(leaves: Leaves, folder: str) -> Leaves:
     if folder in ("", "."):
         return leaves
     return {
-        path: Leaf(_located(leaf.value, folder), leaf.origin)
+        path: Leaf(_locate(leaf.value, folder), leaf.origin)
         if path == ("plugins",) or (len(path) == 3 and path[0] == "data" and path[2] == "path")
         else leaf
         for path, leaf in leaves.items()
     }
 
 
-def _located(value: Any, folder: str) -> Any:
+def _locate(value: Any, folder: str) -> Any:
     if isinstance(value, list):
-        return [_located(item, folder) for item in value]
+        return [_locate(item, folder) for item in value]
     if not isinstance(value, str) or value.startswith("~"):
         return value
     return os.path.join(folder, value)  # noqa: PTH118 (an absolute path stays as it is written)
@@ -219,7 +219,7 @@ def _by_name_of(listed: list[Any], path: Path, key: str, origin: str) -> dict[st
     return named
 
 
-def _at(table: Mapping[str, Any], path: Path) -> Any:
+def _look_up(table: Mapping[str, Any], path: Path) -> Any:
     value: Any = table
     for part in path:
         value = value.get(part) if isinstance(value, Mapping) else None

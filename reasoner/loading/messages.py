@@ -48,7 +48,7 @@ def explain(error: ValidationError, leaves: Leaves) -> str:
             gone.setdefault(advice, []).append(path)
         else:
             lines.append(_line(detail, path, leaves))
-    return "\n".join([*lines, *(_removed(paths, advice, leaves) for advice, paths in gone.items())])
+    return "\n".join([*lines, *(_removal_advice(paths, advice, leaves) for advice, paths in gone.items())])
 
 
 def show_key(path: Path) -> str:
@@ -65,7 +65,7 @@ def show_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _removed(paths: Sequence[Path], advice: str, leaves: Leaves) -> str:
+def _removal_advice(paths: Sequence[Path], advice: str, leaves: Leaves) -> str:
     origins = dict.fromkeys(leaves[path].origin for path in paths if path in leaves)
     where = f" ({', '.join(origins)})" if origins else ""
     return f"{', '.join(map(show_key, paths))}{where}: no longer there, {advice}."
@@ -79,11 +79,11 @@ def _line(detail: ErrorDetails, path: Path, leaves: Leaves) -> str:
     if kind == "value_error":
         return _contradiction(path, str(detail["ctx"]["error"]), leaves)
     if kind == "union_tag_not_found":
-        return f"{key}.kind is needed and not set{_origin(path, leaves)}. {_allowed((*path, 'kind'), None)}"
+        return f"{key}.kind is needed and not set{_origin(path, leaves)}. {_allowed_values((*path, 'kind'), None)}"
     if kind == "union_tag_invalid":
         path = (*path, "kind")
         key, value = show_key(path), detail["ctx"]["tag"]
-        return f"{key} = {show_value(value)}{_origin(path, leaves)}: {_allowed(path, value)}"
+        return f"{key} = {show_value(value)}{_origin(path, leaves)}: {_allowed_values(path, value)}"
     value = "" if isinstance(detail["input"], dict) else f" = {show_value(detail['input'])}"
     return f"{key}{value}{_origin(path, leaves)}: {_complaint(detail, path, leaves)}"
 
@@ -94,7 +94,7 @@ def _complaint(detail: ErrorDetails, path: Path, leaves: Leaves) -> str:
     if kind in _UNKNOWN:
         return _unknown(path, leaves)
     if kind == "literal_error":
-        return _allowed(path, detail["input"])
+        return _allowed_values(path, detail["input"])
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
         return f"must be {words} {detail['ctx'][name]}{or_none}."
@@ -124,7 +124,7 @@ def _with_term(hint: str, path: Path, leaves: Leaves) -> str:
     return hint.replace("gro.terms.NAME", show_key((*TERMS, *terms))) if len(terms) == 1 else hint
 
 
-def _allowed(path: Path, value: Any) -> str:
+def _allowed_values(path: Path, value: Any) -> str:
     choices = (kinds_of(path[:-1]) if path[-1] == "kind" else ()) or choices_of(path)
     hint = nearest(value, choices) if isinstance(value, str) else ""
     return f"must be one of {', '.join(choices)}.{hint}"

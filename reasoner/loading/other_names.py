@@ -17,9 +17,9 @@ class Renamed:
     """A key of another framework."""
 
     framework: str
-    theirs: str
+    name: str
     """as it is written there; with dots where it is nested"""
-    ours: str
+    key: str
     """our key; empty: there is none"""
     note: str = ""
     """how it differs, or what to do in its place; the end of a sentence"""
@@ -57,7 +57,7 @@ _TRL = (
     ("temperature", "sampling.temperature"),
     *((key, "", _WARPED) for key in ("top_p", "top_k", "repetition_penalty")),
     ("use_vllm", "sampling.engine", "true is 'vllm'"),
-    ("vllm_mode", "sampling.mode", "'colocate' is 'colocated'"),
+    ("vllm_mode", "sampling.servers", "'colocate' is an empty list"),
     ("vllm_server_base_url", "sampling.servers", "started with `reasoner serve`"),
     ("vllm_server_host", "sampling.servers", "whole addresses, http://HOST:PORT"),
     ("vllm_gpu_memory_utilization", "sampling.memory_share"),
@@ -195,6 +195,7 @@ _VERL = (
 )
 _GONE = {
     **dict.fromkeys(("sampling.top_p", "sampling.top_k", "sampling.repetition_penalty"), f"leave out: {_WARPED}"),
+    "sampling.mode": "leave out: sampling.servers alone says whether servers sample",
     "sampling.ahead": "set sampling.max_staleness: the same number",
     "learning.reference": "leave out: a reference policy is there exactly when a term compares with one",
 }
@@ -220,37 +221,37 @@ def renamed(path: Sequence[str], own: frozenset[str]) -> str:
     matches = list(_matching(path, own))
     longest = max((shared for shared, _ in matches), default=0)
     best = [entry for shared, entry in matches if shared == longest]
-    first = {(entry.framework, entry.ours): entry for entry in reversed(best)}
-    said = [
-        f" {renamed_key.framework}'s {renamed_key.theirs} is {_said(renamed_key)}."
+    first = {(entry.framework, entry.key): entry for entry in reversed(best)}
+    sentences = [
+        f" {renamed_key.framework}'s {renamed_key.name} is {_advice(renamed_key)}."
         for renamed_key in best
         if renamed_key in first.values()
     ]
-    return "".join(said[:MOST])
+    return "".join(sentences[:MOST])
 
 
 def _matching(path: Sequence[str], own: frozenset[str]) -> Iterator[tuple[int, Renamed]]:
     """The entries that end as the path does, with how many parts they share."""
     for renamed_key in RENAMED:
-        theirs = renamed_key.theirs.split(".")
+        parts = renamed_key.name.split(".")
         shared = 0
-        while shared < min(len(theirs), len(path)) and theirs[-1 - shared] == path[-1 - shared]:
+        while shared < min(len(parts), len(path)) and parts[-1 - shared] == path[-1 - shared]:
             shared += 1
-        whole = shared == len(theirs) == len(path)
+        whole = shared == len(parts) == len(path)
         if shared and (whole or shared > 1 or path[-1] not in own):
             yield shared, renamed_key
 
 
-def _said(renamed_key: Renamed) -> str:
-    if not renamed_key.ours:
+def _advice(renamed_key: Renamed) -> str:
+    if not renamed_key.key:
         return f"not needed here: {renamed_key.note}"
-    return f"{renamed_key.ours} here" + (f" ({renamed_key.note})" if renamed_key.note else "")
+    return f"{renamed_key.key} here" + (f" ({renamed_key.note})" if renamed_key.note else "")
 
 
 def table(framework: str) -> str:
     """The names of a framework and ours, as Markdown."""
     rows = [
-        f"| `{renamed_key.theirs}` | {f'`{renamed_key.ours}`' if renamed_key.ours else '-'} | {renamed_key.note} |"
+        f"| `{renamed_key.name}` | {f'`{renamed_key.key}`' if renamed_key.key else '-'} | {renamed_key.note} |"
         for renamed_key in RENAMED
         if renamed_key.framework == framework
     ]

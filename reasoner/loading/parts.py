@@ -84,8 +84,8 @@ def assemble(
         stack = [*parts[0].tables, *stack]
         if not chosen.value:
             identity["profile",] = parts[0].profile
-    also = _also(stack, profile, finder)
-    wanted = _of_run if parts else _any
+    also = _further_parts(stack, profile, finder)
+    wanted = _of_run if parts else _any_key
     of_first = len(stack) - len(own)
     layers = [
         only(table.layer, lambda key: wanted(key) and key != ("title",)) if at < of_first else only(table.layer, wanted)
@@ -98,8 +98,8 @@ def assemble(
         **identity,
         **run,
         **(_largest_limits(below) if parts else {}),
-        **_below(MIXTURE, parts, below),
-        **_also_below(also, stack, task_sets),
+        **_nest(MIXTURE, parts, below),
+        **_further_leaves(also, stack, task_sets),
     }
 
 
@@ -155,19 +155,19 @@ def _part(place: Key, at: int, stack: Sequence[Tables], profile: str | None, fin
     return _Part(place, task_file.name, tables, chosen, _entry_layer(entry, place, task_file.name, table))
 
 
-def _also(stack: Sequence[Tables], profile: str | None, find: _FindTask) -> list[_Part]:
+def _further_parts(stack: Sequence[Tables], profile: str | None, find: _FindTask) -> list[_Part]:
     """The further tasks of the last list."""
     listing = _listing(stack)
     return [_part(ALSO, at, stack, profile, find) for at in range(len(listing.listed[ALSO]) if listing else 0)]
 
 
-def _also_below(
+def _further_leaves(
     parts: Sequence[_Part], stack: Sequence[Tables], task_sets: Mapping[Key, Mapping[str, Sequence[str]]]
 ) -> Leaves:
     _refuse_unknown(ALSO, [part.name for part in parts], stack, task_sets)
     listing = _listing(stack)
     over = list(stack[stack.index(listing) :]) if listing else []
-    return _below(ALSO, parts, [part.under(over, (), task_sets) for part in parts])
+    return _nest(ALSO, parts, [part.under(over, (), task_sets) for part in parts])
 
 
 def _listing(stack: Sequence[Tables]) -> Tables | None:
@@ -216,7 +216,7 @@ def _laid(layers: Sequence[Layer]) -> Leaves:
     return leaves
 
 
-def _below(place: Key, parts: Sequence[_Part], values: Sequence[Leaves]) -> Leaves:
+def _nest(place: Key, parts: Sequence[_Part], values: Sequence[Leaves]) -> Leaves:
     """The values of tasks inside by their keys in the configuration.
 
     Raises:
@@ -278,7 +278,7 @@ def _of_run(key: Key) -> bool:
     return not of_part(key)
 
 
-def _any(key: Key) -> bool:
+def _any_key(key: Key) -> bool:
     return True
 
 

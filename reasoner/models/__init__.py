@@ -1,6 +1,6 @@
-"""Models as folders: found, measured, read and written, without training or sampling them.
+"""Model folders: resolving, sizing, reading and writing them, without training or sampling.
 
-In comes `[model]`, out come a folder, its sizes and its weights in memory.
+Input: `[model]`. Output: a folder, its sizes and its weights in memory.
 
     resolve.py, hub.py          where a model comes from; whether the hub can be reached
     embedded.py                 models inside installed packages, converted once

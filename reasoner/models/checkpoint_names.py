@@ -56,7 +56,7 @@ class Conversion:
 
     def __call__(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         """The results, from a tensor for each of `sources`; they may share its memory."""
-        results = _converted(self, tensors)
+        results = _convert(self, tensors)
         return {self.renamed.get(name, name): tensor for name, tensor in results.items()}
 
     @property
@@ -96,7 +96,7 @@ class CheckpointNames:
         state: dict[str, Tensor] = model.state_dict(keep_vars=True)
         mapping = get_model_conversion_mapping(model)
         self.readers, left = _readers(model, state, shapes, mapping)
-        self.kept = _kept(model, left, where, head=head, beside=self._first_names if part else None)
+        self.kept = _left_over(model, left, where, head=head, beside=self._first_names if part else None)
         self.writers = _writers(model, state, shapes, mapping)
         self._check_read(model, state, shapes, where)
         self._check_written(shapes, where)
@@ -129,7 +129,7 @@ class CheckpointNames:
             if all(source in waiting for source in of[name].sources):
                 yield from of[name]([waiting.pop(source) for source in of[name].sources]).items()
         if missing:
-            raise DataError(f"{_listed(list(missing))}: missing, of {len(self.written)} tensors of the model")
+            raise DataError(f"{_list_names(list(missing))}: missing, of {len(self.written)} tensors of the model")
 
     @property
     def renamed(self) -> dict[str, str]:
@@ -153,14 +153,14 @@ class CheckpointNames:
 
     def _check_read(self, model: Any, state: Mapping[str, Tensor], shapes: TensorShapes, where: str) -> None:
         by_name = {name: shape for reader in self.readers for name, shape in reader.results.items()}
-        there, ignored = {id(state[name]) for name in by_name}, _pattern(model, "_keys_to_ignore_on_load_missing")
-        missing = [name for name in state if id(state[name]) not in there and not (ignored and ignored.search(name))]
+        tied, ignored = {id(state[name]) for name in by_name}, _pattern(model, "_keys_to_ignore_on_load_missing")
+        missing = [name for name in state if id(state[name]) not in tied and not (ignored and ignored.search(name))]
         wrong = sorted(name for name, shape in by_name.items() if tuple(state[name].shape) != shape)
         if missing or wrong:
             missing = [name for name in self.written if name not in shapes] or missing
         if missing:
             raise DataError(
-                f"{where} lacks {_listed(missing)}: {type(model).__name__} has them, and they would be filled with "
+                f"{where} lacks {_list_names(missing)}: {type(model).__name__} has them, and they would be filled with "
                 "random numbers. The folder is not complete, or its config.json is that of another model; get both "
                 "again from where the model comes from."
             )
@@ -179,8 +179,8 @@ class CheckpointNames:
         )
         if wrong:
             raise DataError(
-                f"{where}: this version of transformers reads the model and cannot write {_listed(wrong)} as they are "
-                "there. Load it with transformers, call save_pretrained(FOLDER), and take that folder."
+                f"{where}: this version of transformers reads the model and cannot write {_list_names(wrong)} as they "
+                "are there. Load it with transformers, call save_pretrained(FOLDER), and take that folder."
             )
 
 
@@ -231,7 +231,7 @@ def _writers(
         )
 
     every = gathered.conversions(model, {name: value.shape for name, value in state.items()}, in_folder)
-    there = {
+    tied = {
         id(state[name])
         for conversion in every
         if shapes.keys() >= conversion.results.keys()
@@ -243,7 +243,7 @@ def _writers(
         for conversion in every
         if shapes.keys() >= conversion.results.keys()
         or not (
-            all(id(state[name]) in there for name in conversion.sources)
+            all(id(state[name]) in tied for name in conversion.sources)
             or (ignored and all(ignored.search(name) for name in conversion.sources))
         )
     )
@@ -264,9 +264,9 @@ class _Gathered:
 
     def conversions(self, model: Any, shapes: TensorShapes, rename: Callable[[str], str]) -> tuple[Conversion, ...]:
         """With the results that they have by a trial without numbers."""
-        return tuple(self._tried(model, key, shapes, rename) for key in self._found)
+        return tuple(self._try_conversion(model, key, shapes, rename) for key in self._found)
 
-    def _tried(self, model: Any, key: str, shapes: TensorShapes, rename: Callable[[str], str]) -> Conversion:
+    def _try_conversion(self, model: Any, key: str, shapes: TensorShapes, rename: Callable[[str], str]) -> Conversion:
         transform, names, patterns = self._found[key]
         untried = Conversion(tuple(names), {}, transform, tuple(patterns), key, {}, model)
         found = untried([torch.empty(list(shapes[name]), device="meta") for name in names])
@@ -275,7 +275,7 @@ class _Gathered:
         return Conversion(tuple(names), results, transform, tuple(patterns), key, renamed, model)
 
 
-def _converted(conversion: Conversion, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+def _convert(conversion: Conversion, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
     transform = deepcopy(conversion.transform)
     for name, pattern, tensor in zip(conversion.sources, conversion.patterns, tensors, strict=True):
         transform.add_tensor(conversion.key, name, pattern, tensor)
@@ -284,7 +284,9 @@ def _converted(conversion: Conversion, tensors: Sequence[Tensor]) -> dict[str, T
     return {name: value[0] if isinstance(value, list) else value for name, value in converted.items()}
 
 
-def _kept(model: Any, left: Mapping[str, str], where: str, *, head: bool, beside: set[str] | None) -> tuple[str, ...]:
+def _left_over(
+    model: Any, left: Mapping[str, str], where: str, *, head: bool, beside: set[str] | None
+) -> tuple[str, ...]:
     """Those of the tensors that no one takes which transformers expects not to take, or which are of another part.
 
     Args:
@@ -305,9 +307,9 @@ def _kept(model: Any, left: Mapping[str, str], where: str, *, head: bool, beside
             strange.append(name)
     if strange:
         raise DataError(
-            f"{where} has {_listed(strange)}, which {type(model).__name__} has no place for: the model would compute "
-            "something else without them, and a saved one would lack them. The folder's config.json is that of another "
-            "model, or of another version of it."
+            f"{where} has {_list_names(strange)}, which {type(model).__name__} has no place for: the model would "
+            "compute something else without them, and a saved one would lack them. The "
+            "folder's config.json is that of another model, or of another version of it."
         )
     return tuple(kept)
 
@@ -325,7 +327,7 @@ def _pattern(model: Any, attribute: str) -> re.Pattern[str] | None:
     return re.compile("|".join(f"({pattern})" for pattern in patterns)) if patterns else None
 
 
-def _listed(names: Sequence[str]) -> str:
+def _list_names(names: Sequence[str]) -> str:
     """`a, b and 7 more tensors`."""
     shown, rest = sorted(names)[:_NAMED], len(names) - _NAMED
     return ", ".join(shown) + (f" and {rest} more tensors" if rest > 0 else "")

@@ -66,7 +66,7 @@ def check_weights(folder: Path, trust_remote_code: bool, *, head: bool = True) -
         MissingDependencyError: transformers needs a package for it.
     """
     _refuse_untrainable(folder)
-    with _in_words(folder):
+    with _readable_errors(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
             model = (AutoModelForCausalLM if head else AutoModel).from_config(
@@ -132,7 +132,7 @@ def load_model(
     skeleton = check_weights(folder, trust_remote_code, head=head)
     if weights is not None:
         _refuse_others(weights, skeleton.names)
-    with no_progress_bars(), _in_words(folder):
+    with no_progress_bars(), _readable_errors(folder):
         model, report = (AutoModelForCausalLM if head else AutoModel).from_pretrained(
             folder if weights is None else weights,
             dtype=dtype,
@@ -161,12 +161,13 @@ def _refuse_others(weights: Path, names: CheckpointNames) -> None:
     """See whether a folder has the tensors that a saved model has."""
     shapes, wanted = read_shapes(weights), names.written
     for name in sorted(wanted.keys() | (shapes.keys() - set(names.kept))):
-        theirs = list(shapes[name]) if name in shapes else "missing"
-        mine = list(wanted[name]) if name in wanted else "missing"
-        if theirs != mine:
+        in_folder = list(shapes[name]) if name in shapes else "missing"
+        in_memory = list(wanted[name]) if name in wanted else "missing"
+        if in_folder != in_memory:
             raise DataError(
-                f"{weights} does not hold the weights of this model: {name} is {theirs} there and {mine} in the model. "
-                "The checkpoint was made with another model or another version of transformers."
+                f"{weights} does not hold the weights of this model: {name} is {in_folder} there and "
+                f"{in_memory} in the model. The checkpoint was made with another model or another version of "
+                "transformers."
             )
 
 
@@ -203,7 +204,7 @@ def _refuse_untrainable(folder: Path) -> None:
 
 
 @contextmanager
-def _in_words(folder: Path) -> Iterator[None]:
+def _readable_errors(folder: Path) -> Iterator[None]:
     """What transformers raises for a model that it cannot build, as an error that names the folder.
 
     Raises:

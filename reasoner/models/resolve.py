@@ -45,10 +45,10 @@ def resolve_model(path: str) -> Path:
         MissingDependencyError: the package that carries the embedded model, or one that converts it, is not installed.
     """
     if path.startswith(EMBEDDED_PREFIX):
-        return _checked(embedded_folder(path.removeprefix(EMBEDDED_PREFIX)))
+        return _check_folder(embedded_folder(path.removeprefix(EMBEDDED_PREFIX)))
     folder = Path(path).expanduser()
     if folder.is_dir():
-        return _checked(folder.resolve())
+        return _check_folder(folder.resolve())
     check_hub_id(path)
     return _hub_folder(path)
 
@@ -202,7 +202,7 @@ def _hub_folder(hub_id: str) -> Path:
     if online:  # which files hold the weights stands in the index, where there is one
         weights = [glob.escape(name) for name in named_files(folder)]
         hub_download(hub_id, online, weights, revision=folder.name)  # the folder's name is the commit
-    return _checked(folder)
+    return _check_folder(folder)
 
 
 def hub_download(hub_id: str, online: bool, patterns: Sequence[str] = _HUB_FILES, revision: str | None = None) -> Path:
@@ -231,7 +231,7 @@ def hub_download(hub_id: str, online: bool, patterns: Sequence[str] = _HUB_FILES
         ) from error
 
 
-def _checked(folder: Path) -> Path:
+def _check_folder(folder: Path) -> Path:
     """`folder` if it holds a model, weights as safetensors and a tokenizer.
 
     Raises:

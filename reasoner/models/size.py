@@ -146,7 +146,7 @@ def find_size(path: str, lora: LoraConfig | None, trust_remote_code: bool) -> Mo
     return _on_meta(_config_folder(path, folder), lora, trust_remote_code)
 
 
-def why_not_spread(model: ModelSize, parts: int) -> str:
+def tensor_parallel_obstacle(model: ModelSize, parts: int) -> str:
     """Why vLLM cannot spread the model over `parts` GPUs, with the numbers that it can; empty: it can.
 
     Its layers are cut by attention heads, by the width between the two matrices of an MLP, and by the vocabulary, which

@@ -78,11 +78,11 @@ def _weight_map(index: Path) -> Mapping[str, str]:
     """Tensor -> file, as the index has it; every file is in the index's own folder."""
     table = read_model_json(index).get("weight_map")
     if not isinstance(table, dict) or not table:
-        raise DataError(f"{index}: 'weight_map' must be a table of tensors and their files, got {_shown(table)}.")
+        raise DataError(f"{index}: 'weight_map' must be a table of tensors and their files, got {_shorten(table)}.")
     for tensor, name in table.items():
         if not isinstance(name, str) or not name.endswith(".safetensors") or name != _plain(name):
             raise DataError(
-                f"{index}: the file of tensor {_shown(tensor)} is {_shown(name)}. It must be the name of a "
+                f"{index}: the file of tensor {_shorten(tensor)} is {_shorten(name)}. It must be the name of a "
                 ".safetensors file in the same folder: other formats can run code, other folders are not the model's."
             )
     return table
@@ -106,7 +106,9 @@ def _shapes_of(path: Path) -> dict[str, list[int]]:
         ((name, _place(path, name, entry)) for name, entry in tensors.items()), key=lambda placed: placed[1]
     ):
         if begin != end:
-            raise DataError(f"{path}: tensor {_shown(name)} begins at byte {begin}, and the one before ends at {end}.")
+            raise DataError(
+                f"{path}: tensor {_shorten(name)} begins at byte {begin}, and the one before ends at {end}."
+            )
         end = stop
     if start + end != size:
         raise DataError(f"{path}: its header speaks of {start + end} bytes, and the file has {size}: it is cut off.")
@@ -126,7 +128,7 @@ def _header(path: Path, file: BinaryIO, size: int) -> tuple[Mapping[str, Any], i
     except ValueError as error:
         raise DataError(f"{path}: no safetensors file: its header is {error}.") from None
     if not isinstance(header, dict):
-        raise DataError(f"{path}: no safetensors file: its header is {_shown(header)}.")
+        raise DataError(f"{path}: no safetensors file: its header is {_shorten(header)}.")
     return header, 8 + length
 
 
@@ -135,13 +137,13 @@ def _place(path: Path, name: str, entry: Any) -> tuple[int, int]:
     fields = entry if isinstance(entry, dict) else {}
     shape, offsets = _counts(fields.get("shape")), _counts(fields.get("data_offsets"))
     if shape is None or offsets is None or len(offsets) != 2:
-        raise DataError(f"{path}: tensor {_shown(name)} has no shape and place, but {_shown(entry)}.")
+        raise DataError(f"{path}: tensor {_shorten(name)} has no shape and place, but {_shorten(entry)}.")
     begin, stop = offsets
     bits = _BITS.get(fields["dtype"]) if isinstance(fields.get("dtype"), str) else None
     if stop < begin or (bits and (stop - begin) * 8 != prod(shape) * bits):
         raise DataError(
-            f"{path}: tensor {_shown(name)} of shape {_shown(shape)} ({_shown(fields.get('dtype'))}) cannot be in the "
-            f"bytes {begin} to {stop}."
+            f"{path}: tensor {_shorten(name)} of shape {_shorten(shape)} ({_shorten(fields.get('dtype'))}) cannot be "
+            f"in the bytes {begin} to {stop}."
         )
     return begin, stop
 
@@ -154,7 +156,7 @@ def _counts(value: Any) -> list[int] | None:
     return value if fit else None
 
 
-def _shown(value: object) -> str:
+def _shorten(value: object) -> str:
     """A value of a file, as short as a message wants it."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."

@@ -1,6 +1,6 @@
-"""What a person sees of a run while it goes: figures of steps, warnings, the live view, the log, the summary, trackers.
+"""Monitoring a run: metrics of steps, warnings, the live view, the log, the summary and trackers.
 
-In come groups and figures of steps, out come lines, a live view, warnings and trackers.
+Input: groups and figures of steps. Output: lines, a live view, warnings and trackers.
 
     step_metrics.py, timer.py   figures of a step; the time of its stages, who worked when
     metrics.py                  every metric's name with unit and meaning

@@ -70,10 +70,10 @@ class Evaluations:
     @classmethod
     def of(cls, evaluations: Iterable[tuple[int, Evaluation]]) -> Evaluations:
         """Of `(steps before it, evaluation)`, oldest first."""
-        made = cls()
+        result = cls()
         for step, evaluation in evaluations:
-            made.add(step, evaluation)
-        return made
+            result.add(step, evaluation)
+        return result
 
     def add(self, step: int, evaluation: Evaluation) -> None:
         """Add one that was made after `step` steps."""
@@ -84,7 +84,7 @@ class Evaluations:
         before, self.latest = self.latest, evaluation.accuracy.by_problem
         if before is None:
             return
-        self.pairs.append((step, _both(before, self.latest)))
+        self.pairs.append((step, _mean_of(before, self.latest)))
         if len(self.pairs) == 3 and (self.peak is None or _level(self.pairs[0][1]) > _level(self.peak[1])):
             self.peak = self.pairs[0]  # the last two are not compared with themselves
 
@@ -105,18 +105,18 @@ class AlarmMonitor:
         self._evaluations: dict[str, Evaluations] = {}
         self._held: dict[str, Warned] = {}
         self._quiet: dict[str, int] = {}
-        made = deque(evaluations)
+        pending = deque(evaluations)
         for step, metrics in enumerate(history, 1):
-            while made and made[0][0] < step:
-                self.evaluated(*made.popleft())
+            while pending and pending[0][0] < step:
+                self.evaluated(*pending.popleft())
             self.look(metrics)
-        for step, evaluation in made:
+        for step, evaluation in pending:
             self.evaluated(step, evaluation)
 
     def evaluated(self, step: int, evaluation: Evaluation) -> None:
         """An evaluation was made after `step` steps."""
-        for task, made in (("", evaluation), *evaluation.tasks.items()):
-            self._evaluations.setdefault(task, Evaluations()).add(step, made)
+        for task, of_task in (("", evaluation), *evaluation.tasks.items()):
+            self._evaluations.setdefault(task, Evaluations()).add(step, of_task)
 
     def look(self, metrics: Mapping[str, float]) -> tuple[Warned, ...]:
         """The warnings that hold after one more step, which had these metrics; new ones have its number as `step`."""
@@ -156,7 +156,7 @@ def entropy_falls(history: History, evaluations: Evaluations) -> Finding | None:
     Entropy falls in every run that learns, at first fast (2505.22617), and healthy instruct models work at 0.1 to 0.5
     nats. Below both bounds the responses to a problem are nearly the same, so that groups have no differences left.
     """
-    start, now = _start(history, "response/entropy"), _now(history, "response/entropy")
+    start, now = _start(history, "response/entropy"), _recent_mean(history, "response/entropy")
     if start is None or now is None or now >= min(0.2 * start, 0.1):
         return None
     term = _term(history)
@@ -169,7 +169,7 @@ def entropy_falls(history: History, evaluations: Evaluations) -> Finding | None:
 
 def entropy_rises(history: History, evaluations: Evaluations) -> Finding | None:
     """Twice the start, and a nat above it: text that still makes sense has no more than one or two nats per token."""
-    start, now = _start(history, "response/entropy"), _now(history, "response/entropy")
+    start, now = _start(history, "response/entropy"), _recent_mean(history, "response/entropy")
     if start is None or now is None or now <= max(2 * start, start + 1.0):
         return None
     return Finding(
@@ -185,7 +185,7 @@ def length_falls(history: History, evaluations: Evaluations) -> Finding | None:
     A small model that learns to stop in time ends at a third. Responses that are short from the start (24 tokens) have
     no reasoning to lose.
     """
-    start, now = _start(history, "response/length_mean"), _now(history, "response/length_mean")
+    start, now = _start(history, "response/length_mean"), _recent_mean(history, "response/length_mean")
     if start is None or now is None or start < 24 or now >= start / 4:
         return None
     return Finding(
@@ -200,8 +200,8 @@ def length_rises(history: History, evaluations: Evaluations) -> Finding | None:
     """Twice as long as 20 steps ago and above 64 tokens, without a better reward. Longer and better is how reasoning
     models learn."""
     length, reward = "response/length_mean", "reward/mean"
-    then, now = _back(history, length), _now(history, length)
-    before, after = _back(history, reward), _now(history, reward)
+    then, now = _earlier_mean(history, length), _recent_mean(history, length)
+    before, after = _earlier_mean(history, reward), _recent_mean(history, reward)
     if then is None or now is None or before is None or after is None or after > before:
         return None
     if now <= max(2 * then, 64):
@@ -220,7 +220,7 @@ def truncated(history: History, evaluations: Evaluations) -> Finding | None:
     A cut response has no answer, so a third of the sampling is lost; a run that starts there and learns to finish is
     healthy.
     """
-    start, now = _start(history, "response/finished"), _now(history, "response/finished")
+    start, now = _start(history, "response/finished"), _recent_mean(history, "response/finished")
     if start is None or now is None or now >= 2 / 3 or now > start + 0.05:
         return None
     return Finding(
@@ -237,7 +237,7 @@ def kl_explodes(history: History, evaluations: Evaluations) -> Finding | None:
     """
     for term in terms(name for metrics in history[-SPAN:] for name in metrics):
         name = f"term/{term}/kl"
-        then, now = _back(history, name), _now(history, name)
+        then, now = _earlier_mean(history, name), _recent_mean(history, name)
         exploded = then is not None and now is not None and now > 10 * max(then, 0.02)
         if now is None or not (exploded or now > 1.0):
             continue
@@ -255,7 +255,7 @@ def no_credit(history: History, evaluations: Evaluations) -> Finding | None:
     last = history[-SPAN:]
     if len(last) < SPAN or not all(metrics.get("groups/no_credit") == 1.0 for metrics in last):
         return None
-    start, now = _start(history, "reward/mean"), _now(history, "reward/mean")
+    start, now = _start(history, "reward/mean"), _recent_mean(history, "reward/mean")
     better = start is not None and now is not None and now > start
     return Finding(
         f"all groups without credit for {SPAN} steps: every response to a problem earns the same",
@@ -276,10 +276,10 @@ def reward_without_skill(history: History, evaluations: Evaluations) -> Finding 
         return None
     (peak, best), (_, latest) = evaluations.peak, evaluations.pairs[-1]
     at_peak = _mean(metrics.get("reward/mean") for metrics in history[max(0, peak - SPAN) : peak + SPAN])
-    now = _now(history, "reward/mean")
+    now = _recent_mean(history, "reward/mean")
     if at_peak is None or now is None or now <= at_peak:
         return None
-    if not _fell(best, latest):
+    if not _has_fallen(best, latest):
         return None
     before, after = (number(fmean(evaluation.values()), "share") for evaluation in (best, latest))
     return Finding(
@@ -296,9 +296,9 @@ def gap_grows(history: History, evaluations: Evaluations) -> Finding | None:
     sampler that are not the learner's grow with every step. Responses of older weights (`sampling.max_staleness`)
     differ by what the policy moved in between, which is no fault.
     """
-    if _now(history, "response/staleness"):
+    if _recent_mean(history, "response/staleness"):
         return None
-    start, now = _start(history, "gap/mean"), _now(history, "gap/mean")
+    start, now = _start(history, "gap/mean"), _recent_mean(history, "gap/mean")
     if start is None or now is None or now <= max(3 * start, 1e-4):
         return None
     return Finding(
@@ -316,7 +316,7 @@ def failures_rise(history: History, evaluations: Evaluations) -> Finding | None:
     rates = {}
     for source in sources(name for metrics in history[-SPAN:] for name in metrics):
         name = f"reward/{source}/failed"
-        start, now = _start(history, name), _now(history, name)
+        start, now = _start(history, name), _recent_mean(history, name)
         if now is not None and (now > 0.1 or (start is not None and now > max(5 * start, 0.02))):
             rates[source] = now
     if not rates:
@@ -359,7 +359,7 @@ def tools_fail(history: History, evaluations: Evaluations) -> Finding | None:
     A policy that learns to call a tool makes it raise now and then, and reads why. Tools that fail more often than that
     teach it to leave them alone.
     """
-    failed, abstained = _now(history, "tools/failed"), _now(history, "environment/failed")
+    failed, abstained = _recent_mean(history, "tools/failed"), _recent_mean(history, "environment/failed")
     bad = {
         f"{number(failed or 0.0, 'share')} of the results of tools are errors": failed is not None and failed > 0.2,
         f"{number(abstained or 0.0, 'share')} of the responses lost their environment": (abstained or 0.0) > 0.1,
@@ -377,7 +377,7 @@ def tools_fail(history: History, evaluations: Evaluations) -> Finding | None:
 def tools_unused(history: History, evaluations: Evaluations) -> Finding | None:
     """A tenth of the calls of the start, where there was one in five responses at least: the model stopped calling the
     tool."""
-    start, now = _start(history, "tools/calls"), _now(history, "tools/calls")
+    start, now = _start(history, "tools/calls"), _recent_mean(history, "tools/calls")
     if start is None or now is None or start < 0.2 or now >= start / 10:
         return None
     return Finding(
@@ -410,7 +410,7 @@ def _term(history: History) -> str:
     return next(iter(terms(history[-1])), "NAME")
 
 
-def _now(history: History, name: str) -> float | None:
+def _recent_mean(history: History, name: str) -> float | None:
     """Mean of the last steps that have the metric."""
     return _mean([metrics[name] for metrics in history[-SPAN:] if name in metrics])
 
@@ -420,7 +420,7 @@ def _start(history: History, name: str) -> float | None:
     return _mean(metrics.get(name) for metrics in history[:SPAN]) if len(history) >= 2 * SPAN else None
 
 
-def _back(history: History, name: str) -> float | None:
+def _earlier_mean(history: History, name: str) -> float | None:
     """Mean of the steps that ended 20 steps ago; None: the run is younger."""
     then = history[-BACK - SPAN : -BACK]
     return _mean(metrics.get(name) for metrics in then) if len(then) == SPAN else None
@@ -431,7 +431,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return fmean(finite) if finite else None
 
 
-def _both(one: ByProblem, other: ByProblem) -> ByProblem:
+def _mean_of(one: ByProblem, other: ByProblem) -> ByProblem:
     """Mean of two evaluations."""
     return {problem: (value + other[problem]) / 2 for problem, value in one.items() if problem in other}
 
@@ -440,7 +440,7 @@ def _level(figures: ByProblem) -> float:
     return fmean(figures.values()) if figures else -math.inf
 
 
-def _fell(before: ByProblem, after: ByProblem) -> bool:
+def _has_fallen(before: ByProblem, after: ByProblem) -> bool:
     """Whether the mean change over problems is below 0 by more than 3.5 of its standard errors."""
     changes = [after[problem] - value for problem, value in before.items() if problem in after]
     return len(changes) > 1 and fmean(changes) < -3.5 * stdev(changes) / math.sqrt(len(changes))

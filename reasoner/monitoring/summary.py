@@ -140,9 +140,11 @@ def verdicts(
     differences = compare(*evaluations) if evaluations else ()
     return [
         *(_accuracies(correct, evaluations[1], differences) if evaluations else []),
-        *_grouped("In the evaluation", ((_short(d.name), _direction(d)) for d in differences if _is_reward(d))),
-        *_grouped("On held-out rows", ((_short(d.name), _direction(d)) for d in differences if is_held_out(d.name))),
-        *_grouped("Over the training steps", _training(history)),
+        *_group_sentence("In the evaluation", ((_short(d.name), _direction(d)) for d in differences if _is_reward(d))),
+        *_group_sentence(
+            "On held-out rows", ((_short(d.name), _direction(d)) for d in differences if is_held_out(d.name))
+        ),
+        *_group_sentence("Over the training steps", _training(history)),
     ]
 
 
@@ -150,8 +152,8 @@ def _warnings(warnings: Sequence[Warned]) -> Iterable[str]:
     """The first of each kind, with how often it came again."""
     for name in dict.fromkeys(warned.name for warned in warnings):
         first, *later = (warned for warned in warnings if warned.name == name)
-        again = f" and {len(later)} more time{'s' if len(later) > 1 else ''}" if later else ""
-        yield f"Warning at step {first.step}{again}: {first.what}."
+        repeats = f" and {len(later)} more time{'s' if len(later) > 1 else ''}" if later else ""
+        yield f"Warning at step {first.step}{repeats}: {first.what}."
 
 
 def _accuracies(correct: str, after: Evaluation, differences: Sequence[Difference]) -> Iterable[str]:
@@ -204,16 +206,16 @@ def _bounds(low: float, high: float) -> str:
     return f" (95% interval {100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def _grouped(where: str, named: Iterable[tuple[str, Direction]]) -> list[str]:
+def _group_sentence(where: str, named: Iterable[tuple[str, Direction]]) -> list[str]:
     """`Where, a and b rose; c stayed within noise.`"""
     by_direction: dict[Direction, list[str]] = {}
     for name, direction in named:
         by_direction.setdefault(direction, []).append(name)
-    parts = [f"{_listed(names)} {SAID[direction]}" for direction, names in by_direction.items()]
+    parts = [f"{_join_names(names)} {SAID[direction]}" for direction, names in by_direction.items()]
     return [f"{where}, {'; '.join(parts)}."] if parts else []
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 

@@ -1,6 +1,6 @@
-"""What a run will take and whether it can work, found out before anything is loaded: memory, data, verifiers.
+"""Planning a run: memory, disk, data and verifiers, estimated and checked before anything is loaded.
 
-In comes a configuration, out come a plan, or the sentence that says what cannot work.
+Input: a configuration. Output: a plan, or the sentence that says what cannot work.
 
     decide.py                   what the configuration leaves open, decided once
     resources.py, sources.py    data and folders of models; every data source, read and rendered

@@ -33,6 +33,6 @@ def planned_engine(config: Config) -> SamplerEngine:
     """The sampler of a training on another machine, on which all packages are taken to be there."""
     if not config.has_sampler:
         return ""
-    if config.sampling.mode == "server":
+    if config.sampling.servers:
         return "servers"
     return "vllm" if config.sampling.engine == "auto" else config.sampling.engine

@@ -24,6 +24,7 @@ from reasoner.planning.memory import (
     longest_row,
     longest_sequence,
     micro_batch_tokens,
+    moment_bytes,
     needs,
     published_bytes,
     sampler_bytes,
@@ -223,9 +224,9 @@ class RunEstimate:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Of one: what is trained and AdamW's two moments in float32, of the policy and of the critic."""
+        """Of one: what is trained, in float32, and AdamW's two moments, of the policy and of the critic."""
         critic = self.critic.parameters if self.config.gro.needs_critic else 0
-        return 12 * (self.model.trained + critic)
+        return round((4 + moment_bytes(self.config)) * (self.model.trained + critic))
 
     @property
     def disk_bytes(self) -> int:
@@ -257,7 +258,7 @@ class RunEstimate:
         size = published_bytes(self.config, self.model, self.engine, self.machine.device)
         sampling = self.config.sampling
         files = describe_handover(size, sampling.weights_folder)
-        if sampling.mode == "server" and sampling.weights_folder is None:
+        if sampling.servers and sampling.weights_folder is None:
             return f"{files}, to servers that see it; by HTTP pull to others"
         if self._may_stay_on_gpu:
             return f"on the GPU (CUDA IPC) if the trial at the first one passes; else {files}"
@@ -309,12 +310,14 @@ def _ladders(estimate: RunEstimate) -> Iterator[list[Changes]]:
     yield [{"learning.token_budget": value} for value in dict.fromkeys([*halves, *([least] if least < budget else [])])]
     if not config.learning.gradient_checkpointing:
         yield [{"learning.gradient_checkpointing": True}]
-    if gpu and config.sampling.max_staleness:
-        yield [{"sampling.max_staleness": 0}]
+    if gpu and config.sampling.lookahead:
+        yield [{"sampling.max_staleness": 1 if config.sampling.over_sample else 0}]
     if estimate.engine == "vllm":
         yield _cache_sizes(estimate)
     if gpu:
         yield from _spread(estimate)
+    if gpu and config.learner == "torch" and config.learning.optimizer == "adamw":
+        yield [{"learning.optimizer": "adamw-8bit"}]
     if config.lora is None:
         yield [{"lora.rank": 16}]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from reasoner.config import Config
 from reasoner.distributed.ranks import launched
 from reasoner.errors import UserError
-from reasoner.models.size import ModelSize, why_not_spread
+from reasoner.models.size import ModelSize, tensor_parallel_obstacle
 from reasoner.planning.estimate import RunEstimate
 from reasoner.planning.memory import longest_sequence
 from reasoner.processes.machine import Machine
@@ -49,7 +49,7 @@ def _model_obstacles(config: Config, model: ModelSize) -> Iterator[str]:
 
 def _sampler_obstacles(config: Config, model: ModelSize) -> Iterator[str]:
     gpus = config.sampling.tensor_parallel
-    if config.has_sampler and (why := why_not_spread(model, gpus)):
+    if config.has_sampler and (why := tensor_parallel_obstacle(model, gpus)):
         yield f"sampling.tensor_parallel = {gpus} {why}"
 
 
@@ -60,8 +60,8 @@ def _rank_obstacles(config: Config, machine: Machine, nodes: int) -> Iterator[st
             f"learning.problems_per_step = {config.learning.problems_per_step} with {ranks} ranks: some would have "
             f"nothing to sample; set learning.problems_per_step = {ranks} or more, or take fewer ranks"
         )
-    alone = machine.device == "cuda" and not machine.planned and launched().count == 1
-    if alone and ranks > machine.per_node * nodes:
+    single_gpu = machine.device == "cuda" and not machine.planned and launched().count == 1
+    if single_gpu and ranks > machine.per_node * nodes:
         yield (
             f"run.ranks is {ranks}, and this machine has {machine.per_node} GPUs, one for each rank: take fewer, or "
             "start them on several nodes (docs/scaling.md)"

@@ -3,8 +3,9 @@
 Legend: N parameters, H hidden, I intermediate, V vocabulary, Q and K values of a token's queries and keys in a layer, b
 bytes of a number in `model.dtype`.
 
-    learner      weights, gradient, AdamW's two moments: 16 bytes per parameter; with DeepSpeed what docs/scaling.md
-                 says. With an adapter (`[lora]`): that for its parameters; the others are frozen
+    learner      weights, gradient, AdamW's two moments: 16 bytes per parameter, 10 with moments of 8 bits; with
+                 DeepSpeed what docs/scaling.md says. With an adapter (`[lora]`): that for its parameters; the others
+                 are frozen
     reference    4 bytes per parameter; with DeepSpeed b; none with an adapter
     teacher      the same, where it is another model and no server holds it
     critic       as a learner
@@ -192,7 +193,7 @@ def _on_gpu(
     if engine:
         yield Need("GPU memory", "while sampling", {**learner.held, **drawing}, cache | contexts)
     if forward:
-        awake = drawing if config.sampling.max_staleness else {}
+        awake = drawing if config.sampling.lookahead else {}
         asleep = {} if awake or engine != "vllm" else {"vLLM asleep": ASLEEP}
         parts = forward | asleep | contexts
         yield Need("GPU memory", "in the update", {**learner.held, **learner.gradients, **awake}, parts)
@@ -217,8 +218,8 @@ def _while_loading(config: Config, model: ModelSize, ranks: int, processes: Part
 
 def _keeps_weights_asleep(config: Config, engine: str) -> bool:
     """Whether a sampler that sleeps has its weights in host memory: transformers' always, vLLM's where what comes next
-    is an adapter alone. With `max_staleness` none sleeps."""
-    if config.sampling.max_staleness:
+    is an adapter alone. None sleeps that samples during the update."""
+    if config.sampling.lookahead:
         return False
     return engine == "hf" or (config.lora is not None and not merge_reason(config, engine, "cuda"))
 
@@ -234,7 +235,7 @@ def learner_bytes(
 ) -> LearnerMemory:
     """What learner, reference, teacher and critic take of one rank."""
     size = model.trained
-    held: Parts = {"weights": 4.0 * size, "optimiser": 8.0 * size}
+    held: Parts = {"weights": 4.0 * size, "optimiser": moment_bytes(config) * size}
     gradients: Parts = {"gradient": 4.0 * size}
     offloaded: Parts = {}
     buffers: Parts = {}
@@ -250,7 +251,7 @@ def learner_bytes(
     if teacher is not None:
         held["teacher"] = _frozen_bytes(config, teacher, config.teacher.dtype or config.model.dtype)
     if config.gro.needs_critic:
-        held["critic"] = 12.0 * critic.parameters
+        held["critic"] = (4.0 + moment_bytes(config)) * critic.parameters
         gradients["its gradient"] = 4.0 * critic.parameters
     if config.model.dtype == "bfloat16" and config.learner == "torch":
         # Autocast casts a layer's weights once, and the backward pass keeps the casts.
@@ -269,6 +270,11 @@ def _frozen_bytes(config: Config, model: ModelSize, dtype: str) -> float:
     ]
     narrow = sum(linear) if dtype == "bfloat16" else 0
     return 4.0 * model.parameters - 2.0 * narrow
+
+
+def moment_bytes(config: Config) -> float:
+    """Of AdamW's two moments of a weight; of 8 bits, each has a float32 scale for 256 weights."""
+    return 8.0 if config.learning.optimizer == "adamw" else 2.0 * (1 + 4 / 256)
 
 
 def _deepspeed_bytes(config: Config, size: int) -> tuple[Parts, Parts, Parts]:

@@ -42,7 +42,7 @@ def ready(resolved: Resolved, *, training: bool = True) -> Resolved:
         lines |= {f"reward {source}": line for source, line in preflight(rewards, resolved.manager).items()}
         for environment in config.environments.values():
             lines |= choose(environment, tools(resolved.manager), environments(resolved.manager)).ready()
-        if config.sampling.mode == "server":
+        if config.sampling.servers:
             from reasoner.sampling.server.compatibility import preflight_servers
 
             lines["servers"] = preflight_servers(config, resolved.typed)

@@ -37,9 +37,9 @@ class Readings:
         of_all = "" if self.looked_at == self.problems else f" (the first {self.looked_at} of {self.problems})"
         parts = [f"{count:,} as {kind}" for kind, count in self.kinds.most_common() if kind != TEXT_ONLY]
         if self.text_only:
-            parts.append(f"{len(self.text_only):,} as text only ({_named(self.text_only)})")
+            parts.append(f"{len(self.text_only):,} as text only ({_join_ids(self.text_only)})")
         if self.broken:
-            parts.append(f"{len(self.broken):,} not to be compared with ({_named([id_ for id_, _ in self.broken])})")
+            parts.append(f"{len(self.broken):,} not to be compared with ({_join_ids([id_ for id_, _ in self.broken])})")
         return ", ".join(parts) + of_all
 
 
@@ -97,7 +97,7 @@ def read_references(
     broken: list[tuple[str, str]] = []
     deadline = time.monotonic() + budget_s
     looked_at = 0
-    for problem in _until(deadline, problems):
+    for problem in _until_deadline(deadline, problems):
         looked_at += 1
         try:
             kind, _ = source.reads(problem, model)
@@ -115,13 +115,13 @@ def read_references(
     return Readings(kinds, tuple(text_only), tuple(broken), looked_at, len(problems))
 
 
-def _until(deadline: float, problems: Iterable[Problem]) -> Iterable[Problem]:
+def _until_deadline(deadline: float, problems: Iterable[Problem]) -> Iterable[Problem]:
     for problem in problems:
         if time.monotonic() > deadline:
             return
         yield problem
 
 
-def _named(ids: Sequence[str]) -> str:
+def _join_ids(ids: Sequence[str]) -> str:
     more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
     return ", ".join(islice(ids, _NAMED)) + more

@@ -56,12 +56,12 @@ def _differences(policy: Vocabulary, teacher: Vocabulary) -> Iterator[str]:
             yield f"the token {token!r}, number {number} of the teacher, is not there for the policy"
     of_policy, of_teacher = policy.special_tokens_map, teacher.special_tokens_map
     for name in dict.fromkeys([*of_policy, *of_teacher]):
-        spelled = _spelled(of_policy.get(name)), _spelled(of_teacher.get(name))
+        spelled = _spell_token(of_policy.get(name)), _spell_token(of_teacher.get(name))
         if spelled[0] != spelled[1]:
             yield f"{name} is {spelled[0]} for the policy and {spelled[1]} for the teacher"
 
 
-def _spelled(token: object) -> str:
+def _spell_token(token: object) -> str:
     """A special token, or a list of them in whatever order."""
     if isinstance(token, list | tuple):
         return ", ".join(sorted(map(repr, map(str, token))))

@@ -1,6 +1,6 @@
 """Plugins: the contract that authors write against, and the one module that finds plugins and calls their hooks.
 
-In come entry points, files and packages, out come reward sources, tools, environments, tasks, methods and trackers.
+Input: entry points, files and packages. Output: reward sources, tools, environments, tasks, methods and trackers.
 
     hookspecs.py                the hooks
     reward_api.py               `@reward`; tracker_api.py: trackers; options.py: typed options of all

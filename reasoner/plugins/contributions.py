@@ -28,7 +28,7 @@ def reward_sources_of(returned: Iterable[object]) -> dict[str, RewardSource]:
     for source in sources:
         if not isinstance(source, RewardSource):
             raise TypeError(f"it must return functions marked with @reward, got {source!r}")
-    return _by_name((source.name, source) for source in sources if isinstance(source, RewardSource))
+    return _index_by_name((source.name, source) for source in sources if isinstance(source, RewardSource))
 
 
 def tools_of(returned: Iterable[object]) -> dict[str, Tool]:
@@ -40,7 +40,7 @@ def tools_of(returned: Iterable[object]) -> dict[str, Tool]:
         if item.is_method:
             raise TypeError(f"the tool {item.name!r} is a method of an environment: register the environment")
         tools.append(item)
-    return _by_name((tool.name, tool) for tool in tools)
+    return _index_by_name((tool.name, tool) for tool in tools)
 
 
 def environments_of(returned: Iterable[object]) -> dict[str, EnvironmentKind]:
@@ -50,18 +50,18 @@ def environments_of(returned: Iterable[object]) -> dict[str, EnvironmentKind]:
         if not isinstance(item, EnvironmentKind):
             raise TypeError(f"it must return classes marked with @environment, got {item!r}")
         kinds.append(item)
-    return _by_name((kind.name, kind) for kind in kinds)
+    return _index_by_name((kind.name, kind) for kind in kinds)
 
 
 def task_files_of(returned: Iterable[Path]) -> dict[str, Path]:
     """Task files by the name of their task."""
-    return _by_name((Path(path).stem, Path(path)) for path in returned)
+    return _index_by_name((Path(path).stem, Path(path)) for path in returned)
 
 
 def task_families_of(returned: Mapping[str, object]) -> dict[str, TaskFamily]:
     """Task families by name."""
     families: dict[str, TaskFamily] = {}
-    for name, family in _named(returned).items():
+    for name, family in _check_names(returned).items():
         if not isinstance(family, TaskFamily):
             raise TypeError(f"{name!r} must be a TaskFamily, got {type(family).__name__}")
         if not _FAMILY.fullmatch(name):
@@ -75,7 +75,7 @@ def task_families_of(returned: Mapping[str, object]) -> dict[str, TaskFamily]:
 
 def generators_of(returned: Mapping[str, Generator]) -> dict[str, Generator]:
     """Generators of problems by name."""
-    return _named(returned)
+    return _check_names(returned)
 
 
 def algorithms_of(returned: object) -> Algorithms:
@@ -85,30 +85,30 @@ def algorithms_of(returned: object) -> Algorithms:
     if not isinstance(returned, Algorithms):
         raise TypeError(f"it must return Algorithms, got {type(returned).__name__}")
     for table in (returned.presets, returned.credits, returned.links):
-        _named(table)
+        _check_names(table)
     return returned
 
 
 def trackers_of(returned: Mapping[str, object]) -> dict[str, TrackerKind]:
     """Trackers by name."""
     kinds: dict[str, TrackerKind] = {}
-    for name, kind in _named(returned).items():
+    for name, kind in _check_names(returned).items():
         if not isinstance(kind, TrackerKind):
             raise TypeError(f"{name!r} must be a TrackerKind, got {type(kind).__name__}")
         kinds[name] = kind
     return kinds
 
 
-def _by_name(named: Iterable[tuple[str, T]]) -> dict[str, T]:
+def _index_by_name(named: Iterable[tuple[str, T]]) -> dict[str, T]:
     table: dict[str, T] = {}
     for name, value in named:
         if name in table:
             raise ValueError(f"it registers {name!r} twice")
         table[name] = value
-    return _named(table)
+    return _check_names(table)
 
 
-def _named(table: Mapping[str, T]) -> dict[str, T]:
+def _check_names(table: Mapping[str, T]) -> dict[str, T]:
     """The table, if its names are names: they are sorted, compared and printed."""
     for name in table:
         if not isinstance(name, str) or not name.strip():

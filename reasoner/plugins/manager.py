@@ -204,7 +204,7 @@ def registrations(manager: pluggy.PluginManager) -> list[Registration]:
     answering = _results(manager, "register_environments", environments_of)
     tasks = _results(manager, "register_tasks", task_files_of)
     families = _results(manager, "register_task_families", task_families_of)
-    made = _results(manager, "register_generators", generators_of)
+    by_plugin = _results(manager, "register_generators", generators_of)
     methods = _results(manager, "register_algorithms", algorithms_of)
     followers = _results(manager, "register_trackers", trackers_of)
     registered = []
@@ -221,7 +221,7 @@ def registrations(manager: pluggy.PluginManager) -> list[Registration]:
                 tools=tuple(callable_.get(origin, ())),
                 environments=tuple(answering.get(origin, ())),
                 tasks=(*tasks.get(origin, ()), *(f"{name}/*" for name in families.get(origin, ()))),
-                generators=tuple(made.get(origin, ())),
+                generators=tuple(by_plugin.get(origin, ())),
                 algorithms=(
                     *own.presets,
                     *(f"credit {name}" for name in own.credits),
@@ -275,14 +275,15 @@ def _unique(kind: str, manager: pluggy.PluginManager, tables: Mapping[str, Mappi
         for name, value in table.items():
             if name in joined:
                 raise PluginError(
-                    f"{kind} {name!r} is registered twice: {_shown(joined[name])} and {_shown(value)}. "
-                    f"Rename one of them; they are of {' and '.join(o for o in tables if name in tables[o])}."
+                    f"{kind} {name!r} is registered twice: {_describe_value(joined[name])} and "
+                    f"{_describe_value(value)}. Rename one of them; "
+                    f"they are of {' and '.join(o for o in tables if name in tables[o])}."
                 )
             joined[name] = value
     return RegisteredNames(kind, joined, broken(manager))
 
 
-def _shown(value: object) -> str:
+def _describe_value(value: object) -> str:
     """A method by its paper, a family or tracker by its title, a source by its function's place, the rest as it is."""
     if isinstance(value, Preset):
         return f"the one of {value.paper!r}"
@@ -330,7 +331,7 @@ def _refuse_forgotten(module: ModuleType, origin: str) -> None:
         ("tool", "register_tools"),
         ("environment", "register_environments"),
     ):
-        own = [name for name, value in vars(module).items() if _marked(value) == (decorator, module.__name__)]
+        own = [name for name, value in vars(module).items() if _decorator_of(value) == (decorator, module.__name__)]
         if own and not hasattr(module, hook):
             raise PluginError(
                 f"{origin} marks {', '.join(own)} with @{decorator} and does not register it: nothing would find it. "
@@ -339,7 +340,7 @@ def _refuse_forgotten(module: ModuleType, origin: str) -> None:
             )
 
 
-def _marked(value: object) -> tuple[str, str]:
+def _decorator_of(value: object) -> tuple[str, str]:
     """The decorator that made it, and the module of what it decorated."""
     if isinstance(value, RewardSource):
         return "reward", value.function.__module__

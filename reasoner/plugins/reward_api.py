@@ -84,7 +84,7 @@ class RewardSource:
         """What the function returns: one score, or one per response for a group or batch."""
         arguments = {"options": self.options.model_validate(options)} if self.takes_model else options
         returned = self.function(problem, response, **arguments)
-        return _waited_for(returned) if inspect.isawaitable(returned) else returned
+        return _wait_for(returned) if inspect.isawaitable(returned) else returned
 
     def ready(self, options: Mapping[str, Any]) -> str:
         """What the preflight says of this machine, in one line; empty: the source has none.
@@ -282,14 +282,14 @@ def _options_model(name: str, function: RewardFunction) -> type[BaseModel]:
     )
 
 
-def _waited_for(awaitable: Any) -> Any:
+def _wait_for(awaitable: Any) -> Any:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(_finished(awaitable))
+        return asyncio.run(_run_awaitable(awaitable))
     with ThreadPoolExecutor(1) as thread:  # a loop runs in this one, as in a notebook, and cannot run another
-        return thread.submit(asyncio.run, _finished(awaitable)).result()
+        return thread.submit(asyncio.run, _run_awaitable(awaitable)).result()
 
 
-async def _finished(awaitable: Any) -> Any:
+async def _run_awaitable(awaitable: Any) -> Any:
     return await awaitable

@@ -290,7 +290,7 @@ def write_plugin(name: str, parent: Path, taken: Collection[str], start: Scaffol
         with replacing_folder(folder, new=True) as temporary:
             for path, text in files.items():
                 (temporary / path).parent.mkdir(exist_ok=True)
-                (temporary / path).write_text(_filled(text, name, package), encoding="utf-8")
+                (temporary / path).write_text(_fill(text, name, package), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}; choose a folder with --output.") from error
     return folder
@@ -318,5 +318,5 @@ def package_of(name: str, taken: Collection[str] = ()) -> str:
     return package
 
 
-def _filled(text: str, name: str, package: str) -> str:
+def _fill(text: str, name: str, package: str) -> str:
     return text.replace("@NAME@", name).replace("@PACKAGE@", package)

@@ -175,7 +175,7 @@ def tool(
         return tool()(name)
 
     def decorate(function: ToolFunction) -> Tool:
-        return _made(name, function, timeout_s, keeps_state, prepare, preflight)
+        return _make_tool(name, function, timeout_s, keeps_state, prepare, preflight)
 
     return decorate
 
@@ -207,7 +207,7 @@ def check_seconds(owner: str, timeout_s: float) -> None:
         raise ValueError(f"{owner}: timeout_s must be above 0 seconds, got {timeout_s!r}")
 
 
-def _made(
+def _make_tool(
     name: str | None,
     function: ToolFunction,
     timeout_s: float,
@@ -215,7 +215,7 @@ def _made(
     prepare: Callable[[], None] | None,
     preflight: Callable[[Any], str] | None,
 ) -> Tool:
-    called = _checked_name(name if name is not None else getattr(function, "__name__", ""))
+    called = _check_name(name if name is not None else getattr(function, "__name__", ""))
     owner, is_class = f"tool {called!r}", inspect.isclass(function)
     if not is_class and not inspect.isroutine(function):
         raise TypeError(f"{owner} needs a function (def or async def) or a class, got {function!r}")
@@ -248,7 +248,7 @@ def _made(
     )
 
 
-def _checked_name(name: object) -> str:
+def _check_name(name: object) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise TypeError(
             f"a tool cannot be called {name!r}: use letters, digits, '_' and '-', a letter or '_' first, 64 at most: "

@@ -1,4 +1,4 @@
-"""Processes of a run and what belongs to them: no process, scratch folder or memory file outlives the run.
+"""Lifetimes of a run's processes: no process, scratch folder or memory file outlives the run.
 
 lifetime.py                 the run's processes end with it
 parent_watchdog.py          a process that ends what a killed run left; a hanging verifier: reasoner/workers

@@ -29,7 +29,7 @@ def watchdog_command(pid: int, marker: str) -> list[str]:
 
 def remove_abandoned_runs() -> None:
     """End the processes and remove the scratch folders of runs that are over. It says what it ends, in a warning."""
-    around = set(_around())
+    around = set(_ancestor_marks())
     gone: dict[str, list[str]] = {}
     for pid in _own_processes():
         process, marker = parent_watchdog.look_at(pid), _mark_of(pid)
@@ -54,7 +54,7 @@ def _own_processes() -> Iterator[int]:
                 yield pid
 
 
-def _around() -> Iterator[str]:
+def _ancestor_marks() -> Iterator[str]:
     """The marks of this process and of those above it: a command inside of a run does not end what it is in."""
     pid = os.getpid()
     while process := parent_watchdog.look_at(pid):

@@ -101,14 +101,14 @@ def _dismiss(guard: subprocess.Popen[str]) -> str:
     guard.send_signal(signal.SIGCONT)  # somebody may have stopped it
     try:
         # a word, not the end of the input: a forked child may hold the other end open
-        told, _ = guard.communicate("done\n", _ANSWER_S)
+        answer, _ = guard.communicate("done\n", _ANSWER_S)
     except subprocess.TimeoutExpired:
         guard.kill()
         return f"the watchdog does not answer (process {guard.pid}): processes of this run may be left; look with ps"
-    if told.strip():
+    if answer.strip():
         return (
-            f"processes of this run could not be ended: {told.strip()}. They wait inside the kernel, for a device or a "
-            "file system, and go when that answers or the machine is restarted"
+            f"processes of this run could not be ended: {answer.strip()}. They wait inside the kernel, for a device "
+            "or a file system, and go when that answers or the machine is restarted"
         )
     if guard.returncode:
         return f"the watchdog ended with {guard.returncode}: processes of this run may be left; look with ps"

@@ -83,7 +83,7 @@ def look(pid: int, seen: Iterable[Identity]) -> set[Identity]:
     """What is below `pid` now and what was seen there and lives, with everything below that; without `pid` itself."""
     table = processes()
     known = _alive(seen, table)
-    known |= _below({pid, *(known_pid for known_pid, _ in known)}, table)
+    known |= _descendants({pid, *(known_pid for known_pid, _ in known)}, table)
     return {identity for identity in known if identity[0] != pid}
 
 
@@ -97,7 +97,7 @@ def end_processes(marker: str, seen: Iterable[Identity] = ()) -> list[str]:
     while True:
         table = processes() if known else {}
         left = _alive(known, table)
-        left |= _without_watchdogs(_below({pid for pid, _ in left}, table) - left)
+        left |= _without_watchdogs(_descendants({pid for pid, _ in left}, table) - left)
         for identity in left:
             send_signal(identity, signal.SIGKILL)
         for identity in marked(marker):  # slow on a large machine: every environment is read
@@ -170,7 +170,7 @@ def _alive(identities: Iterable[Identity], table: Mapping[int, Process]) -> set[
     }
 
 
-def _below(roots: Iterable[int], table: Mapping[int, Process]) -> set[Identity]:
+def _descendants(roots: Iterable[int], table: Mapping[int, Process]) -> set[Identity]:
     """All living descendants, by the parent that each names."""
     children: dict[int, list[int]] = {}
     for pid, process in table.items():

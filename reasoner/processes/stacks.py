@@ -61,7 +61,7 @@ def forget_stacks(run_folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def where_they_stood(files: Sequence[tuple[int, Path]]) -> str:
+def stack_summary(files: Sequence[tuple[int, Path]]) -> str:
     """The innermost frames of every rank's main thread, for a message; empty: no rank has written any.
 
     Args:

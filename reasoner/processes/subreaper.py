@@ -83,7 +83,7 @@ def end_children() -> list[str]:
         for child in now:
             kill(child)
         if patience.is_over(died=bool(left - now)):
-            return _named(now)
+            return _process_names(now)
         left = now
         time.sleep(0.001)
     return []
@@ -95,7 +95,7 @@ def wait_gone(process: subprocess.Popen[Any]) -> bool:
         process.wait(GIVE_UP)
     except subprocess.TimeoutExpired:
         _log.warning(
-            "this process was killed and is not gone: %s. It waits inside the kernel", _named([process.pid])[0]
+            "this process was killed and is not gone: %s. It waits inside the kernel", _process_names([process.pid])[0]
         )
         return False
     return True
@@ -134,7 +134,7 @@ def has_children() -> bool:
     return True
 
 
-def _named(pids: Iterable[int]) -> list[str]:
+def _process_names(pids: Iterable[int]) -> list[str]:
     return [f"{pid} ({process.name if (process := look_at(pid)) else 'gone'})" for pid in sorted(pids)]
 
 

@@ -1,6 +1,6 @@
 """Reports of finished, failed and running runs: one HTML file that needs nothing else, or short Markdown.
 
-In come run folders, out come files.
+Input: run folders. Output: files.
 
     collect.py, compare.py      everything that is shown, computed; what differs between runs
     choose.py, responses.py     which responses, and as JSON; pieces.py: tokens as text

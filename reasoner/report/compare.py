@@ -68,7 +68,7 @@ def before_and_after(run: SavedRun, until: int | None = None) -> EvaluationCompa
     Args:
         until: leave out those after later steps; None: none of them.
     """
-    evaluations = [made for made in run.evaluations if until is None or made.step <= until]
+    evaluations = [evaluated for evaluated in run.evaluations if until is None or evaluated.step <= until]
     if len(evaluations) < 2:
         return None
     first, last = evaluations[0], evaluations[-1]

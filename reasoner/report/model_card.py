@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -24,7 +25,7 @@ from reasoner.monitoring.format import duration, interval
 from reasoner.monitoring.lines import size
 from reasoner.report.compare import before_and_after, when
 from reasoner.report.text import comparison_text, escaped, table
-from reasoner.report.words import ABOUT_EVALUATION, homeless, short, versions
+from reasoner.report.words import ABOUT_EVALUATION, hide_home_folder, short, versions
 from reasoner.runs.checkpoints import Checkpoints
 from reasoner.runs.checksums import differences, identify
 from reasoner.runs.folder import IDENTITY
@@ -71,7 +72,7 @@ def export(run: SavedRun, model: RunModel, target: Path) -> int:
             read_shapes(folder)  # a file that was cut short is refused
             end = add_turn_end(folder, run.config)
             (folder / CONFIG).parent.mkdir()
-            (folder / CONFIG).write_text(printable(homeless(run.config_text)), encoding="utf-8")
+            (folder / CONFIG).write_text(printable(hide_home_folder(run.config_text)), encoding="utf-8")
             (folder / "README.md").write_text(printable(model_card(run, model, target.name, end)), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--to {target} cannot be written: {error.strerror or error}.") from error
@@ -94,7 +95,7 @@ def _copy(files: Iterable[Path], folder: Path) -> None:
 
 def _write_trained(run: SavedRun, model: RunModel, folder: Path) -> None:
     """Write what training would have saved after the step: a checkpoint has float32 numbers, or an adapter alone."""
-    from reasoner.learning.model.policy import TorchPolicy
+    from reasoner.learning.model.policy import ModelOptions, TorchPolicy
 
     try:
         config = PolicyConfig.model_validate(run.config["model"])
@@ -111,17 +112,9 @@ def _write_trained(run: SavedRun, model: RunModel, folder: Path) -> None:
                 f"{run.folder} has trained an adapter of {base}, and that model has changed since:\n  "
                 + "\n  ".join(changed)
             )
-    learning = LearningConfig()  # of the forward pass, which is not made
-    policy = TorchPolicy(
-        base,
-        device="cpu",
-        dtype=config.dtype,
-        token_budget=learning.token_budget,
-        logit_chunk=learning.logit_chunk,
-        trust_remote_code=config.trust_remote_code,
-        weights=model.folder,
-        lora=lora,
-    )
+    # no forward pass is made, so it does not matter what `[learning]` says of one
+    options = ModelOptions.of(LearningConfig(), "cpu", config.dtype, trust_remote_code=config.trust_remote_code)
+    policy = TorchPolicy(base, replace(options, weights=model.folder, lora=lora))
     policy.weights.save(folder)
 
 
@@ -178,9 +171,9 @@ def _body(run: SavedRun, model: RunModel, name: str, base: Origin, end: str) -> 
     if run.seconds is not None and model.step == run.steps:
         facts["time"] = duration(run.seconds)
     facts["versions"] = versions(run)
-    yield table(("", ""), [(fact, homeless(text)) for fact, text in facts.items()]).replace("---:", "---")
-    again = f"reasoner run {CONFIG}"
-    yield f"Every setting is in [{CONFIG}]({CONFIG}): `{again}` repeats the run."
+    yield table(("", ""), [(fact, hide_home_folder(text)) for fact, text in facts.items()]).replace("---:", "---")
+    command = f"reasoner run {CONFIG}"
+    yield f"Every setting is in [{CONFIG}]({CONFIG}): `{command}` repeats the run."
     yield "## Licence"
     if base.licence:
         yield f"That of the base model: {base.licence}."
@@ -210,19 +203,20 @@ The template of the prompt that it was trained with, the system message and the 
 def _evaluation(run: SavedRun, step: int) -> Iterator[str]:
     """The evaluation of the step's weights, or of the last ones before it that were evaluated, with a sentence that
     says so."""
-    made = [evaluated for evaluated in run.evaluations if evaluated.step <= step]
-    if not made:
+    evaluations = [evaluated for evaluated in run.evaluations if evaluated.step <= step]
+    if not evaluations:
         yield "The run made none."
         return
-    if made[-1].step != step:
-        yield f"After step {step} the run made none; these are the figures {when(run, made[-1])}, not of these weights."
+    if evaluations[-1].step != step:
+        time = when(run, evaluations[-1])
+        yield f"After step {step} the run made none; these are the figures {time}, not of these weights."
     if comparison := before_and_after(run, step):
-        last = made[-1].evaluation
+        last = evaluations[-1].evaluation
         yield f"On {size(last)}{f'; correct by `{run.correct}`' if last.samples else ''}."
         yield comparison_text(comparison)
         yield ABOUT_EVALUATION
     else:
-        estimates = made[-1].evaluation.figures
+        estimates = evaluations[-1].evaluation.figures
         yield table(
             ("", "[95% interval]"), [(short(e.name), interval(e.value, e.low, e.high, e.unit)) for e in estimates]
         )

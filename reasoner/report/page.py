@@ -33,7 +33,16 @@ from reasoner.report.compare import EvaluationComparison, when
 from reasoner.report.panels import Panel
 from reasoner.report.text import LONGEST_EXAMPLE
 from reasoner.report.tiles import overview, tiles
-from reasoner.report.words import ABOUT_CURVES, ABOUT_EVALUATION, ended, homeless, p_of, resumptions, short, versions
+from reasoner.report.words import (
+    ABOUT_CURVES,
+    ABOUT_EVALUATION,
+    ended,
+    hide_home_folder,
+    p_of,
+    resumptions,
+    short,
+    versions,
+)
 
 SCRIPTS = ("text.js", "charts.js", "filter.js", "tokens.js", "group.js", "form.js", "browser.js", "main.js")
 
@@ -69,6 +78,7 @@ def render(report: ReportData, payload: Mapping[str, Any], responses: Responses)
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals.update(_helpers())
     style = "\n".join(_asset(name) for name in ("plot.css", "style.css"))
     script = '"use strict";\n' + "\n".join(_asset(name) for name in SCRIPTS)
     runs = [run.run for run in report.runs]
@@ -91,26 +101,32 @@ def render(report: ReportData, payload: Mapping[str, Any], responses: Responses)
         data=pack({"charts": _hover(report), "runs": [run.name for run in runs], **payload}),
         version=reasoner.__version__,
         written=f"{datetime.now():%Y-%m-%d %H:%M}",
-        about_curves=ABOUT_CURVES,
-        about_evaluation=ABOUT_EVALUATION,
-        shown_units=("tokens", "tokens/s", "s", "GiB", "nats", "count"),
-        draw=_draw,
-        stage_chart=_stage_chart,
-        timeline=_timeline,
-        figures=_figures,
-        times=_times,
-        ended=ended,
-        versions=versions,
-        short=short,
-        when=when,
-        estimated=lambda estimate: _apart(_estimated(estimate)),
-        environment=lambda run: homeless(json.dumps(run.environment, indent=2, ensure_ascii=False)),
-        homeless=homeless,
-        resumptions=resumptions,
-        shortened=shortened,
-        longest_example=LONGEST_EXAMPLE,
     )
     return page.lstrip()
+
+
+def _helpers() -> dict[str, Any]:
+    """The functions and constants of the template, which are the same for every report."""
+    return {
+        "about_curves": ABOUT_CURVES,
+        "about_evaluation": ABOUT_EVALUATION,
+        "shown_units": ("tokens", "tokens/s", "s", "GiB", "nats", "count"),
+        "draw": _draw,
+        "stage_chart": _stage_chart,
+        "timeline": _timeline,
+        "figures": _figures,
+        "times": _times,
+        "ended": ended,
+        "versions": versions,
+        "short": short,
+        "when": when,
+        "estimated": lambda estimate: _interval_element(_estimate_text(estimate)),
+        "environment": lambda run: hide_home_folder(json.dumps(run.environment, indent=2, ensure_ascii=False)),
+        "hide_home_folder": hide_home_folder,
+        "resumptions": resumptions,
+        "shortened": shortened,
+        "longest_example": LONGEST_EXAMPLE,
+    }
 
 
 def pack(value: Any) -> str:
@@ -162,9 +178,9 @@ def _figures(comparison: EvaluationComparison) -> list[dict[str, Any]]:
         {
             "name": short(row.name),
             "tone": row.tone,
-            "before": _apart(_estimated(row.before)),
-            "after": _apart(_estimated(row.after)),
-            "change": _apart(interval(change.change, change.low, change.high, change.unit, signed=True)),
+            "before": _interval_element(_estimate_text(row.before)),
+            "after": _interval_element(_estimate_text(row.after)),
+            "change": _interval_element(interval(change.change, change.low, change.high, change.unit, signed=True)),
             "drawing": Markup(svg.change(change, reach[change.unit == "tokens"])),
             "moved": f"{change.rose} / {change.problems - change.rose - change.fell} / {change.fell}",
             "p": p_of(change),
@@ -174,11 +190,11 @@ def _figures(comparison: EvaluationComparison) -> list[dict[str, Any]]:
     ]
 
 
-def _estimated(estimate: Estimate) -> str:
+def _estimate_text(estimate: Estimate) -> str:
     return interval(estimate.value, estimate.low, estimate.high, estimate.unit)
 
 
-def _apart(figure: str) -> Markup:
+def _interval_element(figure: str) -> Markup:
     """`4.2% [2.1, 8.0]` with its interval as an element: on a narrow page it has a line of its own."""
     value, bracket, bounds = figure.partition(" [")
     markup = Markup('{} <span class="bounds">[{}</span>').format(value, bounds)
@@ -217,13 +233,13 @@ def _numbers(curve: Series) -> dict[str, Any]:
     return {
         "label": curve.label,
         "colour": curve.colour % svg.COLOURS,
-        "steps": _known(curve.steps),
-        "values": _known(curve.values),
-        "half": _known(curve.half),
-        "low": _known(curve.low),
-        "high": _known(curve.high),
+        "steps": _json_numbers(curve.steps),
+        "values": _json_numbers(curve.values),
+        "half": _json_numbers(curve.half),
+        "low": _json_numbers(curve.low),
+        "high": _json_numbers(curve.high),
     }
 
 
-def _known(values: Sequence[float]) -> list[float | None]:
+def _json_numbers(values: Sequence[float]) -> list[float | None]:
     return [float(f"{value:.6g}") if isfinite(value) else None for value in values]

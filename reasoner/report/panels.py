@@ -98,20 +98,20 @@ def panels(runs: Sequence[SavedRun], spreads: Sequence[Spread]) -> dict[PanelSec
         for term, members in _members(row, names):
             remaining = [name for name in remaining if name not in members]
             title = row.title.format(term=term)
-            made = list(_panels(title, members, runs, spreads))
-            sections[row.section] += [panel for panel in made if row.when_all_zero or not _all_zero(panel)]
+            all_panels = list(_panels(title, members, runs, spreads))
+            sections[row.section] += [panel for panel in all_panels if row.when_all_zero or not _all_zero(panel)]
     for name in remaining:
         sections["other"] += _panels(name, [name], runs, spreads)
-    keyed = iter(_with_keys([panel for members_ in sections.values() for panel in members_]))
+    keyed = iter(_add_file_names([panel for members_ in sections.values() for panel in members_]))
     return {section: [next(keyed) for _ in members_] for section, members_ in sections.items()}
 
 
 def evaluation_panels(runs: Sequence[SavedRun]) -> list[Panel]:
     """A chart of every figure that was evaluated in between: before and after alone are in the table."""
     names = dict.fromkeys(e.name for run in runs for at in run.evaluations for e in at.evaluation.figures)
-    made = []
+    result = []
     for name in names:
-        curves = [_evaluated(run.name, colour, run.evaluations, name) for colour, run in enumerate(runs)]
+        curves = [_evaluation_series(run.name, colour, run.evaluations, name) for colour, run in enumerate(runs)]
         if any(len(curve.steps) > 2 for curve in curves):
             unit = next(
                 estimate.unit
@@ -120,8 +120,8 @@ def evaluation_panels(runs: Sequence[SavedRun]) -> list[Panel]:
                 if (estimate := at.evaluation.find(name)) is not None
             )
             title = f"Evaluation: {figure(name)}"
-            made.append(Panel("", title, unit, tuple(curve for curve in curves if curve.steps)))
-    return _with_keys(made)
+            result.append(Panel("", title, unit, tuple(curve for curve in curves if curve.steps)))
+    return _add_file_names(result)
 
 
 def _members(row: _Row, names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
@@ -160,7 +160,7 @@ def _curve(text: str, colour: int, run: SavedRun, spread: Spread, name: str) -> 
     return replace(curve, half=halves) if any(map(math.isfinite, halves)) else curve
 
 
-def _evaluated(text: str, colour: int, evaluations: Sequence[Evaluated], name: str) -> Series:
+def _evaluation_series(text: str, colour: int, evaluations: Sequence[Evaluated], name: str) -> Series:
     points = [(at.step, estimate) for at in evaluations if (estimate := at.evaluation.find(name)) is not None]
     return Series(
         text,
@@ -203,11 +203,11 @@ def _about(names: Sequence[str]) -> str:
     return "; ".join(dict.fromkeys(meanings))
 
 
-def _with_keys(made: Sequence[Panel]) -> list[Panel]:
+def _add_file_names(all_panels: Sequence[Panel]) -> list[Panel]:
     """Panels with a file name each: the title in lower case letters, digits and dashes."""
     taken: dict[str, int] = {}
     keyed = []
-    for panel in made:
+    for panel in all_panels:
         stem = re.sub(r"[^a-z0-9]+", "-", panel.title.lower()).strip("-")[:60] or "chart"
         taken[stem] = taken.get(stem, 0) + 1
         keyed.append(replace(panel, key=stem if taken[stem] == 1 else f"{stem}-{taken[stem]}"))

@@ -69,8 +69,8 @@ class Browsable:
         key = (run, problem.id, problem.messages, problem.answer)
         if key not in self._known:
             self._known[key] = len(self.problems)
-            messages = [[message.role, _cut(message.content, LONGEST_PROMPT)] for message in problem.messages]
-            answer = _cut(problem.answer, LONGEST_PROMPT)
+            messages = [[message.role, _shorten(message.content, LONGEST_PROMPT)] for message in problem.messages]
+            answer = _shorten(problem.answer, LONGEST_PROMPT)
             self.problems.append({"id": problem.id, "messages": messages, "answer": answer})
         return self._known[key]
 
@@ -78,8 +78,8 @@ class Browsable:
         response = rollout.response
         return {
             "sample": rollout.sample,
-            "reward": _rounded(rollout.reward),
-            "credit": _rounded(rollout.credit),
+            "reward": _round(rollout.reward),
+            "credit": _round(rollout.credit),
             "finish": response.finish_reason,
             "version": response.policy_version,
             "tokens": sum(response.policy_mask),
@@ -122,9 +122,9 @@ def _turn(turn: Turn, text: tuple[int, int]) -> dict[str, Any]:
     """A turn; `text` is where it is in that of the response, in UTF-16 units."""
     calls = [
         {
-            "name": _cut(call.name, LONGEST_NOTE),
-            "arguments": _cut(_shown_arguments(call), LONGEST_NOTE),
-            "error": _cut(call.error, LONGEST_NOTE),
+            "name": _shorten(call.name, LONGEST_NOTE),
+            "arguments": _shorten(_shown_arguments(call), LONGEST_NOTE),
+            "error": _shorten(call.error, LONGEST_NOTE),
         }
         for call in turn.calls
     ]
@@ -134,9 +134,9 @@ def _turn(turn: Turn, text: tuple[int, int]) -> dict[str, Any]:
         "end": turn.end,
         "text": text,
         "calls": calls,
-        "tool": _cut(turn.tool, LONGEST_NOTE),
-        "error": _cut(turn.error, LONGEST_NOTE),
-        "seconds": _rounded(turn.seconds),
+        "tool": _shorten(turn.tool, LONGEST_NOTE),
+        "error": _shorten(turn.error, LONGEST_NOTE),
+        "seconds": _round(turn.seconds),
     }
 
 
@@ -148,23 +148,23 @@ def _shown_arguments(call: ToolCall) -> str:
 def _component(component: Component) -> dict[str, Any]:
     failure = component.failure
     return {
-        "value": _rounded(component.value),
-        "weight": _rounded(component.weight),
+        "value": _round(component.value),
+        "weight": _round(component.weight),
         "parts": _parts(component.parts),
-        "note": _cut(component.note, LONGEST_NOTE),
+        "note": _shorten(component.note, LONGEST_NOTE),
         "failure": None if failure is None else _failure(failure),
     }
 
 
 def _failure(failure: Failure) -> dict[str, Any]:
-    seconds = _rounded(failure.seconds)
-    return {"kind": failure.kind, "message": _cut(failure.message, LONGEST_NOTE), "seconds": seconds}
+    seconds = _round(failure.seconds)
+    return {"kind": failure.kind, "message": _shorten(failure.message, LONGEST_NOTE), "seconds": seconds}
 
 
 def _parts(parts: Mapping[str, Any]) -> dict[str, Any]:
     """Parts of a score; long text is cut, and so are lists and objects, as text."""
     return {
-        name: part if part is None or _is_number(part) else _cut(str(part), LONGEST_NOTE)
+        name: part if part is None or _is_number(part) else _shorten(str(part), LONGEST_NOTE)
         for name, part in parts.items()
     }
 
@@ -175,7 +175,7 @@ def _is_number(part: Any) -> bool:
 
 
 def _packed(weights: Iterable[float]) -> float | list[float]:
-    rounded = [_rounded(weight) or 0.0 for weight in weights]
+    rounded = [_round(weight) or 0.0 for weight in weights]
     return rounded[0] if len(set(rounded)) == 1 else rounded
 
 
@@ -183,10 +183,10 @@ def _hundredths(logprob: float) -> int | None:
     return round(-100 * logprob) if abs(logprob) <= LARGEST else None
 
 
-def _rounded(value: float | None) -> float | None:
+def _round(value: float | None) -> float | None:
     """Five significant digits; what is not finite has no JSON value."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.5g}")
 
 
-def _cut(text: str, longest: int) -> str:
+def _shorten(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[:longest]} ... [{len(text) - longest:,} more characters]"

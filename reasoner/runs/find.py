@@ -29,12 +29,12 @@ def find_run(name: str, below: Path = RUNS) -> Path:
         return below / matches[0]
     if matches:
         raise UserError(
-            f"{name!r} is the beginning of {len(matches)} runs in {below}: {_listed(matches)}; give more of it."
+            f"{name!r} is the beginning of {len(matches)} runs in {below}: {_join_names(matches)}; give more of it."
         )
     if is_folder(path):
         raise UserError(f"{path} is not a run folder: it has no status.json.{_inside(path)}")
-    there = f" The last ones there: {_listed(names[-3:])}." if names else ""
-    raise UserError(f"there is no run {name!r}, as a path or below {below}/.{nearest(name, names)}{there}")
+    hint = f" The last ones there: {_join_names(names[-3:])}." if names else ""
+    raise UserError(f"there is no run {name!r}, as a path or below {below}/.{nearest(name, names)}{hint}")
 
 
 def find_evaluation(name: str, below: Path = RUNS) -> Path | None:
@@ -65,9 +65,9 @@ def _folders(folder: Path) -> list[Path]:
 
 def _inside(path: Path) -> str:
     runs = list_runs(path)
-    return f" It holds runs: {_listed([str(run) for run in runs[-3:]])}" if runs else ""
+    return f" It holds runs: {_join_names([str(run) for run in runs[-3:]])}" if runs else ""
 
 
-def _listed(names: list[str]) -> str:
+def _join_names(names: list[str]) -> str:
     shown = ", ".join(names[:5])
     return f"{shown}, ..." if len(names) > 5 else shown

@@ -311,7 +311,7 @@ def new_folder(output: Path, name: str, reserve_bytes: int) -> Iterator[Path]:
     try:
         output.mkdir(parents=True, exist_ok=True)
         check_room(output, reserve_bytes)
-        folder = _created(output, f"{datetime.now():%Y%m%d-%H%M%S}-{name}")
+        folder = _create_folder(output, f"{datetime.now():%Y%m%d-%H%M%S}-{name}")
         try:
             yield folder
         except UserError:  # it cannot be locked
@@ -442,7 +442,7 @@ def _metrics(path: Path, number: int, line: bytes) -> dict[str, float]:
     return as_read(row)
 
 
-def _created(output: Path, name: str) -> Path:
+def _create_folder(output: Path, name: str) -> Path:
     """`name`, or `name-2`, `name-3`, ... when two runs start in the same second."""
     for number in range(1, 1000):
         folder = output / (name if number == 1 else f"{name}-{number}")

@@ -48,20 +48,21 @@ def run_model(run: SavedRun, which: Which = "last") -> RunModel:
     Raises:
         UserError: there are no such weights; the message names the steps that there are.
     """
-    there = {step: folder for step, folder in model_folders(run.folder).items() if step <= run.steps}
-    if not there:
+    folders = {step: folder for step, folder in model_folders(run.folder).items() if step <= run.steps}
+    if not folders:
         raise UserError(
             f"{run.folder} has no trained model: the run is {run.state} after {run.steps} steps, and no checkpoint of "
             "these is there."
         )
-    step = max(there) if which == "last" else _best(run) if which == "best" else which
-    if step not in there:
+    step = max(folders) if which == "last" else _best(run) if which == "best" else which
+    if step not in folders:
         of_best = ", which has the best evaluation," if which == "best" else ""
         raise UserError(
             f"{run.folder}: the weights after step {step}{of_best} are not there (run.keep_last, run.keep_best and "
-            f"run.checkpoint_every say what is kept). There are those after step {_listed(there)}: --step {max(there)}."
+            f"run.checkpoint_every say what is kept). There are those after step "
+            f"{_join_steps(folders)}: --step {max(folders)}."
         )
-    return RunModel(step, there[step])
+    return RunModel(step, folders[step])
 
 
 def best_steps(evaluations: Mapping[int, Evaluation]) -> list[int]:
@@ -77,6 +78,6 @@ def _best(run: SavedRun) -> int:
     return ranked[0]
 
 
-def _listed(steps: Iterable[int]) -> str:
+def _join_steps(steps: Iterable[int]) -> str:
     *others, last = map(str, steps)
     return f"{', '.join(others)} and {last}" if others else last

@@ -107,7 +107,7 @@ class _Environment(BaseModel):
     cores: _Cores
 
 
-def moved_on(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def environment_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What a run's numbers depend on and is not as it was, a sentence each."""
     pairs = {
         "reasoner": (_reasoner(before), _reasoner(now)),

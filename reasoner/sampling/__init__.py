@@ -1,6 +1,6 @@
-"""Samplers: vLLM, servers of it, and transformers behind one protocol.
+"""Inference engines: vLLM, vLLM servers and transformers behind one protocol.
 
-In come prompts and weights, out come groups of responses, each token with its log-probability.
+Input: prompts and weights. Output: groups of responses, each token with its log-probability.
 
     base.py, factory.py         the protocols: groups of responses, and the tokens below; which one a configuration gets
     vllm/, server/              vLLM in a process of its own; vLLM servers

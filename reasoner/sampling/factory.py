@@ -15,7 +15,7 @@ from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import ConfigError, MissingDependencyError, UserError
 from reasoner.io.parsing import read_model_json
 from reasoner.models.model_config import has_recurrent_layers, read_config
-from reasoner.models.size import ModelSize, why_not_spread
+from reasoner.models.size import ModelSize, tensor_parallel_obstacle
 from reasoner.models.weight_files import INDEX, SINGLE, weight_files
 from reasoner.sampling.base import TokenService
 from reasoner.sampling.vllm.messages import ADAPTER_RANKS, StartEngine
@@ -142,7 +142,7 @@ def choose_engine(sampling: SamplingConfig) -> SamplerEngine:
     Raises:
         MissingDependencyError: vllm is asked for by name and not installed.
     """
-    if sampling.mode == "server":
+    if sampling.servers:
         return "servers"
     engine = sampling.engine
     installed = importlib.util.find_spec("vllm") is not None
@@ -162,7 +162,7 @@ def check_sampler(config: Config, folder: Path, engine: str, device: str) -> Non
         UserError: vLLM would load weights that do not belong to the model.
     """
     gpus = config.sampling.tensor_parallel
-    if why := why_not_spread(ModelSize.of(folder), gpus):
+    if why := tensor_parallel_obstacle(ModelSize.of(folder), gpus):
         raise ConfigError(f"sampling.tensor_parallel = {gpus} {why}")
     if engine == "vllm" and config.model.dtype != "bfloat16" and device == "cpu":
         _refuse_delta_nets(config, folder)

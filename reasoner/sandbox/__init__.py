@@ -1,4 +1,4 @@
-"""Sandboxes for generated programs: isolated, limited, ended with all that they started.
+"""Sandboxes for generated programs: isolated, limited, and killed with everything that they started.
 
 sandbox = open_sandbox()
 outcome = sandbox.run([PYTHON, *ISOLATED, "main.py"], {"main.py": b"print(input())"}, b"hello", Limits(wall_s=2.0))

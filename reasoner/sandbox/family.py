@@ -16,7 +16,7 @@ from reasoner.sandbox.base import Limits, SandboxError
 from reasoner.sandbox.limits import limit_process
 from reasoner.sandbox.pipes import Pipes, await_gate, open_gate
 from reasoner.sandbox.scratch import Scratch
-from reasoner.sandbox.usage import deleted, tree
+from reasoner.sandbox.usage import deleted_bytes, tree
 
 Code = TypeVar("Code")
 
@@ -57,7 +57,7 @@ class ProcessFamily:
         return [] if self._root is None else tree(self._root)
 
     def full(self) -> bool:
-        return self._scratch.full(deleted(self.pids(), self.folder))
+        return self._scratch.full(deleted_bytes(self.pids(), self.folder))
 
     def kill(self) -> None:
         with self._lock:  # a process that was waited for gives back its id, which somebody else may have then

@@ -30,8 +30,8 @@ def limit_process(pid: int, limits: Limits, processes: int | None) -> None:
     }
     if processes is not None:
         wanted[resource.RLIMIT_NPROC] = (processes,) * 2
-    for which, (soft, hard) in wanted.items():
-        most = resource.prlimit(pid, which)[1]
+    for resource_, (soft, hard) in wanted.items():
+        most = resource.prlimit(pid, resource_)[1]
         if most != resource.RLIM_INFINITY:  # only root can raise what is already limited
             soft, hard = min(soft, most), min(hard, most)
-        resource.prlimit(pid, which, (soft, hard))
+        resource.prlimit(pid, resource_, (soft, hard))

@@ -22,7 +22,7 @@ class Pipes:
 
     def __init__(self, stdin: IO[bytes] | None, stdout: IO[bytes] | None, stderr: IO[bytes] | None) -> None:
         """Take them over; the files are closed."""
-        self.stdin, self.stdout, self.stderr = map(_taken, (stdin, stdout, stderr))
+        self.stdin, self.stdout, self.stderr = map(_buffered_bytes, (stdin, stdout, stderr))
         self.outputs = (self.stdout, self.stderr)
 
     def close_input(self) -> None:
@@ -75,7 +75,7 @@ def ending(code: int) -> tuple[End, int]:
     return ("cpu" if -code == signal.SIGXCPU else "signal"), -code
 
 
-def _taken(pipe: IO[bytes] | None) -> int:
+def _buffered_bytes(pipe: IO[bytes] | None) -> int:
     assert pipe is not None
     with pipe:
         return os.dup(pipe.fileno())

@@ -221,16 +221,16 @@ def prove(sandbox: Sandbox) -> list[str]:
         SandboxError: it runs no program.
     """
     with ExitStack() as outside:
-        told = _outside(outside)
+        observed = _outside(outside)
         mark = uuid.uuid4().hex
         program = [PYTHON, *ISOLATED, "probe.py", mark]
         with sandbox.open(program, {"probe.py": _PROBE.encode()}, _LIMITS) as session:
-            session.send(json.dumps(told).encode() + b"\n")
+            session.send(json.dumps(observed).encode() + b"\n")
             line = session.receive_line()
             if line is None:
                 ended = session.outcome()
                 return [f"its program ended too early ({ended.end} {ended.code}): {ended.stderr.decode().strip()}"]
-        return [*_faults(json.loads(line), told), *survivors(mark)]
+        return [*_faults(json.loads(line), observed), *survivors(mark)]
 
 
 def prove_fully(sandbox: Sandbox) -> list[str]:
@@ -283,7 +283,7 @@ def _outside(stack: ExitStack) -> dict[str, Any]:
     }
 
 
-def _faults(report: dict[str, Any], told: dict[str, Any]) -> Iterator[str]:
+def _faults(report: dict[str, Any], observed: dict[str, Any]) -> Iterator[str]:
     wrong = {
         "tcp": "the network can be reached",
         "mptcp": "the network can be reached by MPTCP",
@@ -301,9 +301,9 @@ def _faults(report: dict[str, Any], told: dict[str, Any]) -> Iterator[str]:
             yield f"a program can {what}: {', '.join(through)}"
     if report["own"] != "done":
         yield f"the scratch folder cannot be written ({report['own']})"
-    if Path(told["outside"]).exists():
+    if Path(observed["outside"]).exists():
         yield wrong["write"]
-    if isinstance(report["home"], list) and set(report["home"]) - _on_the_way(Path(told["home"])):
+    if isinstance(report["home"], list) and set(report["home"]) - _on_the_way(Path(observed["home"])):
         yield "the home folder can be read"
     if report["packages"]:
         yield f"installed packages can be read: {', '.join(report['packages'][:3])}"

@@ -82,7 +82,7 @@ def buffered(pids: list[int]) -> int:
     return total
 
 
-def deleted(pids: list[int], folder: str) -> float:
+def deleted_bytes(pids: list[int], folder: str) -> float:
     """Bytes on disk of files that were deleted from a folder and that these processes still have open.
 
     Infinite if it cannot be known: a process that hides what it has open, or a deleted file that is mapped and no

@@ -1,6 +1,6 @@
 """Scoring: reward sources run in processes that can be killed, and their verdicts become rewards.
 
-In come groups of responses, out come the same with a reward each, components and failures beside it.
+Input: groups of responses. Output: the same with a reward each, components and failures beside it.
 
     base.py, sharded.py         the protocol; scoring on every rank
     service.py, score_call.py   the main process's side; one `score` call

@@ -66,7 +66,7 @@ def verdicts(returned: object, responses: int) -> list[Score | Refused | None]:
         InvalidScoreError: not a sequence, or not as many as responses.
     """
     if not isinstance(returned, Iterable) or isinstance(returned, (str, bytes, Mapping, Set)):
-        raise InvalidScoreError(f"a sequence of scores is needed, one per response, got {_shown(returned)}")
+        raise InvalidScoreError(f"a sequence of scores is needed, one per response, got {_format_value(returned)}")
     several = list(returned)
     if len(several) != responses:
         raise InvalidScoreError(f"one score per response is needed: got {len(several)} for {responses} responses")
@@ -94,7 +94,7 @@ def verdict(returned: object) -> Score | None:
         return None
     score = returned if isinstance(returned, Score) else Score(_finite(returned))
     if not isinstance(score.note, str):
-        raise InvalidScoreError(f"Score.note must be text, got {_shown(score.note)}")
+        raise InvalidScoreError(f"Score.note must be text, got {_format_value(score.note)}")
     try:
         kept: list[Any] = json_values([dict(score.parts), score.note], "parts and note of a score")
     except (TypeError, ValueError) as error:
@@ -149,7 +149,7 @@ def _shuts(part: Component) -> bool:
 
 def _finite(value: object) -> float:
     if not isinstance(value, Real):
-        raise InvalidScoreError(f"a score must be a number, None or Score, got {_shown(value)}")
+        raise InvalidScoreError(f"a score must be a number, None or Score, got {_format_value(value)}")
     try:
         number = float(value)
     except OverflowError as error:
@@ -159,5 +159,5 @@ def _finite(value: object) -> float:
     return number
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     return redact_start(f"{type(value).__name__} {value!r}", 200)

@@ -158,11 +158,11 @@ class ScoreCall:
             self._undecided[reward] += len(places)
             self._tally.expect(self._names[reward], len(places))
         free = [reward for reward in slots.rewards if self._conditions[reward] is None]
-        together: defaultdict[int, list[int]] = defaultdict(list)  # one task for all rewards of a lane
+        by_lane: defaultdict[int, list[int]] = defaultdict(list)  # one task for all rewards of a lane
         for reward in free:
             if self._traits[reward].granularity == "response":
-                together[self._traits[reward].lane].append(reward)
-        for rewards in together.values():
+                by_lane[self._traits[reward].lane].append(reward)
+        for rewards in by_lane.values():
             for place in places:
                 self._ask(rewards, place)
         for reward in free:
@@ -303,11 +303,11 @@ class ScoreCall:
         for reward in rewards:
             cached = self._traits[reward].cache and self._shared.cache.size > 0
             key = (reward, seen) if cached else None
-            if not self._spared(key, place):
+            if not self._is_duplicate(key, place):
                 calls.append(_Sent(reward, [[place]], key))
         self._send(calls)
 
-    def _spared(self, key: Key | None, place: _Place) -> bool:
+    def _is_duplicate(self, key: Key | None, place: _Place) -> bool:
         """Whether an equal call was made or is out; its outcome is used."""
         if key is None or (key not in self._shared.cache and key not in self._equal):
             return False
@@ -356,11 +356,11 @@ class ScoreCall:
 
     def _send(self, calls: Sequence[_Sent]) -> None:
         """Send calls that see the same, as one task; those beyond their budget fail."""
-        for call in (call for call in calls if self._spent(call.reward)):
+        for call in (call for call in calls if self._is_over_budget(call.reward)):
             reward = self._rewards[call.reward]
             message = f"not called: rewards.max_calls leaves this process {reward.max_calls} calls, which were made"
             self._conclude(call, [Failure(reward.source, "error", message, 0.0)] * len(call.places), 0.0)
-        calls = [call for call in calls if not self._spent(call.reward)]
+        calls = [call for call in calls if not self._is_over_budget(call.reward)]
         if not calls:
             return
         task = next(self._shared.tasks)
@@ -375,7 +375,7 @@ class ScoreCall:
         responses = [slots.responses[sample] for slots, sample in places]
         self._outgoing.append(dump_task(task, [call.reward for call in calls], problems, responses))
 
-    def _spent(self, reward: int) -> bool:
+    def _is_over_budget(self, reward: int) -> bool:
         most = self._rewards[reward].max_calls
         return most is not None and self._shared.made[reward] >= most
 

@@ -58,7 +58,7 @@ class ScoringService:
             dump_plan(Plan(table.rewards, scoring, tuple(plugins), os.getpid())),
         )
         try:
-            traits = _started(self._host)
+            traits = _start_host(self._host)
         except BaseException:
             self.close()
             raise
@@ -147,7 +147,7 @@ class ScoringService:
                 self._host.send(CANCEL + b"\n")
 
 
-def _started(host: HostProcess) -> tuple[Traits, ...]:
+def _start_host(host: HostProcess) -> tuple[Traits, ...]:
     line = host.first_line()
     if line is None:
         raise ScoringError(f"the scoring host did not start: it {host.obituary()}")

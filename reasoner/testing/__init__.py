@@ -1,4 +1,4 @@
-"""For the tests of plugins: problems and responses, and the contracts that reward sources, tools and environments keep.
+"""Test helpers for plugins: problems, responses, and the contracts of reward sources, tools and environments.
 
 contract.py, environment_contract.py   `check_source`; `check_tool`, `check_environment`, and games of a script
 checklist.py, examples.py              what was checked; arguments that a schema allows

@@ -100,11 +100,11 @@ def attack_source(
     chosen = dict(options or {})
     reward = RewardConfig(source=source.name, options=chosen)
     with ScoringService([reward], WORKER, plugins) as service:
-        (report,) = attack(service, {source.name: source.rewarded(chosen)}, problems, lambda what, total: _uncounted)
+        (report,) = attack(service, {source.name: source.rewarded(chosen)}, problems, lambda what, total: _no_progress)
     return report
 
 
-def _uncounted(done: int) -> None:
+def _no_progress(done: int) -> None:
     """No progress is shown."""
 
 
@@ -171,8 +171,8 @@ def _targets(
 
 def _spellings(problem: Problem, parts: Sequence[Component]) -> list[str]:
     """The reference as the data has it, and as the sources say that they compare with it."""
-    said = [str(part.parts["reference"]) for part in parts if part.parts.get("reference")]
-    return [text for text in dict.fromkeys([problem.answer, *said]) if text.strip()]
+    references = [str(part.parts["reference"]) for part in parts if part.parts.get("reference")]
+    return [text for text in dict.fromkeys([problem.answer, *references]) if text.strip()]
 
 
 def _target(aspect: Aspect, empty: Component, tried: Sequence[tuple[str, str, Component]]) -> _Target:

@@ -109,7 +109,9 @@ def self_test(scorer: Scorer, problems: Sequence[Problem], counting: StartCasePr
     answers = [make_response(problem.answer) for problem in problems]
     first = _components(scorer, problems, answers, counting("answers as given", len(problems)))
     marked = [
-        (problem, *mark) for problem, part in zip(problems, first, strict=True) if (mark := _marked(problem, part))
+        (problem, *mark)
+        for problem, part in zip(problems, first, strict=True)
+        if (mark := _reference_in_form(problem, part))
     ]
     bare = [_is_bare(problem, part) for problem, part in zip(problems, first, strict=True)]
     inapplicable = [part.value is None and part.failure is None for part in first]
@@ -118,7 +120,7 @@ def self_test(scorer: Scorer, problems: Sequence[Problem], counting: StartCasePr
         for problem, part, *skip in zip(problems, first, bare, inapplicable, strict=True)
         if not any(skip) and not _is_taken(part, least)
     ]
-    again = _components(
+    rescored = _components(
         scorer,
         [problem for problem, _, _ in marked],
         [make_response(text) for _, _, text in marked],
@@ -126,7 +128,7 @@ def self_test(scorer: Scorer, problems: Sequence[Problem], counting: StartCasePr
     )
     rejected += [
         _rejected(problem, form, text, part)
-        for (problem, form, text), part in zip(marked, again, strict=True)
+        for (problem, form, text), part in zip(marked, rescored, strict=True)
         if not _is_taken(part, least)
     ]
     given_alone = len(problems) - sum(bare) - sum(inapplicable)
@@ -138,7 +140,7 @@ def _is_taken(part: Component, least: float) -> bool:
     return part.value is not None and part.value >= least
 
 
-def _marked(problem: Problem, part: Component) -> tuple[Form, str] | None:
+def _reference_in_form(problem: Problem, part: Component) -> tuple[Form, str] | None:
     if "method" in part.parts and part.parts.get("reference"):
         return "boxed", f"\\boxed{{{part.parts['reference']}}}"
     return ("fenced", f"```python\n{problem.answer}\n```") if part.parts.get("program", "") is None else None

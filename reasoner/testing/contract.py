@@ -83,24 +83,24 @@ def check_source(
     probes = _probes(cases)
     calls = [*probes.values(), *((case.problem, case.response) for case in cases)]
     calls += [] if cases else [(PROBLEM, make_response(text)) for text in ("42", "The answer is \\boxed{42}.")]
-    sized = {} if source.granularity == "response" else _sized(source.granularity, cases)
+    sized = {} if source.granularity == "response" else _groups_by_size(source.granularity, cases)
     try:
         first, of_size, left = _score(source, chosen, plugins, [*calls, *calls], sized)
         second, _, _ = _score(source, chosen, plugins, calls)
     except (ConfigError, ScoringError) as error:
         return Checklist(source.name, (*checks, Check("is found in a worker", False, str(error))))
-    once, again = first[: len(calls)], first[len(calls) :]
+    first_pass, second_pass = first[: len(calls)], first[len(calls) :]
     checks.append(Check("is found in a worker", True))
-    checks += [_check_probe(name, part, own=bool(cases)) for name, part in zip(probes, once, strict=False)]
-    checks.append(_check_returned(once))
-    if any(part.failure is None for part in once):  # of one that always fails the checks above say enough
-        checks.append(_check_answers(once, own=bool(cases)))
+    checks += [_check_probe(name, part, own=bool(cases)) for name, part in zip(probes, first_pass, strict=False)]
+    checks.append(_check_returned(first_pass))
+    if any(part.failure is None for part in first_pass):  # of one that always fails the checks above say enough
+        checks.append(_check_answers(first_pass, own=bool(cases)))
     if cases:
-        checks.append(_check_cases(cases, once[len(probes) :]))
+        checks.append(_check_cases(cases, first_pass[len(probes) :]))
     if sized:
         checks.append(_check_sizes(source.granularity, of_size))
-    checks.append(_check_same("gives the same value twice", calls, once, again))
-    checks.append(_check_same("gives the same value in another process", calls, once, second))
+    checks.append(_check_same("gives the same value twice", calls, first_pass, second_pass))
+    checks.append(_check_same("gives the same value in another process", calls, first_pass, second))
     checks.append(Check("leaves its worker as it was", not left, "; ".join(left)))
     return Checklist(source.name, tuple(checks))
 
@@ -116,11 +116,11 @@ def _probes(cases: Sequence[Case]) -> dict[str, tuple[Problem, Response]]:
     }
 
 
-def _sized(granularity: Granularity, cases: Sequence[Case]) -> dict[int, list[Group]]:
+def _groups_by_size(granularity: Granularity, cases: Sequence[Case]) -> dict[int, list[Group]]:
     """For each size the groups of one call: a group with so many responses, or groups that make such a batch. As in a
     run, some responses are equal."""
     problem = cases[0].problem if cases else PROBLEM
-    own = [case.response for case in cases if _asked(case.problem) == _asked(problem)]
+    own = [case.response for case in cases if _question_of(case.problem) == _question_of(problem)]
     responses = [*own, *(make_response(text) for text in ("42", "It is 41.", "", UNICODE))][:4]
     responses.append(responses[0])
     return {
@@ -132,7 +132,7 @@ def _sized(granularity: Granularity, cases: Sequence[Case]) -> dict[int, list[Gr
     }
 
 
-def _asked(problem: Problem) -> tuple[object, str]:
+def _question_of(problem: Problem) -> tuple[object, str]:
     return problem.messages, problem.answer
 
 

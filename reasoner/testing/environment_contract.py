@@ -30,7 +30,7 @@ MOST_TURNS = 20
 
 
 @dataclass(slots=True)
-class PlayedTurn:
+class EpisodeTurn:
     """A turn of a scripted policy, and what it was answered with."""
 
     turn: Turn
@@ -40,11 +40,11 @@ class PlayedTurn:
 
 
 @dataclass(slots=True)
-class Game:
+class Episode:
     """A response of a scripted policy."""
 
     opening: tuple[Message, ...] = ()
-    turns: list[PlayedTurn] = field(default_factory=list)
+    turns: list[EpisodeTurn] = field(default_factory=list)
     parts: dict[str, Any] = field(default_factory=dict)
     failure: str = ""
     """why the environment could not go on: `timeout: ...`"""
@@ -55,7 +55,7 @@ def scripted(text: str = "", *calls: ToolCall) -> Turn:
     return Turn("assistant", 0, 1, text, tuple(calls))
 
 
-def play(service: EnvironmentService, problem: Problem, turns: Sequence[Turn]) -> Game:
+def play(service: EnvironmentService, problem: Problem, turns: Sequence[Turn]) -> Episode:
     """Play the turns, until the environment ends the response or fails."""
     return asyncio.run(_play(service, problem, turns))
 
@@ -131,15 +131,15 @@ def check_environment(
     return Checklist(kind.name, tuple(checks))
 
 
-async def _play(service: EnvironmentService, problem: Problem, turns: Sequence[Turn]) -> Game:
-    game = Game()
+async def _play(service: EnvironmentService, problem: Problem, turns: Sequence[Turn]) -> Episode:
+    game = Episode()
     session: EnvironmentSession | None = None
     try:
         session = await service.start(problem, f"problem {problem.id}")
         game.opening = session.opening
         for turn in turns:
             checked = scripted(turn.text, *service.check_calls(turn.calls))
-            game.turns.append(PlayedTurn(checked, None))
+            game.turns.append(EpisodeTurn(checked, None))
             observation = game.turns[-1].observation = await session.step(checked)
             if observation.done:
                 break
@@ -173,7 +173,7 @@ def _check_declared(name: str, declared: Tool | EnvironmentKind, options: Mappin
     return checks
 
 
-def _check_calls(service: EnvironmentService, tool: Tool, given: Sequence[Mapping[str, Any]]) -> list[Check]:
+def _check_calls(service: EnvironmentService, tool: Tool, examples: Sequence[Mapping[str, Any]]) -> list[Check]:
     checks = [_check_refused(service, tool)]
     errors = []
     for arguments in example_arguments(tool.schema):
@@ -183,10 +183,10 @@ def _check_calls(service: EnvironmentService, tool: Tool, given: Sequence[Mappin
         broken = _is_broken(error)
         detail = f"says: {_short(error)}" if error and not broken else error
         checks.append(Check(f"copes with {shown}", not broken, detail))
-    for own in given:
+    for own in examples:
         error = _error_of(service, tool.name, own)
         checks.append(Check(f"has a result for {_short(dict(own))}", not error, error))
-    if not given and all(errors):
+    if not examples and all(errors):
         checks.append(Check("has a result", True, "not checked: it refuses all made-up arguments", reached=False))
     return checks
 
@@ -212,12 +212,12 @@ def _is_broken(error: str) -> bool:
 
 
 def _check_games(
-    service: EnvironmentService, kind: EnvironmentKind, given: Problem | None, turns: Sequence[str]
+    service: EnvironmentService, kind: EnvironmentKind, chosen: Problem | None, turns: Sequence[str]
 ) -> list[Check]:
-    problem = given or _PROBLEM
+    problem = chosen or _PROBLEM
     first, second = play(service, problem, []), play(service, problem, [])
     if first.failure:
-        if given is not None or not first.failure.startswith("error"):
+        if chosen is not None or not first.failure.startswith("error"):
             return [Check("starts", False, first.failure)]
         why = f"not checked: it refuses a problem without fields ({first.failure}). Give it one of its own kind"
         return [Check(name, True, why if name == "starts" else "not checked", reached=False) for name in _OF_GAMES]
@@ -246,8 +246,10 @@ def _check_game(service: EnvironmentService, problem: Problem, turns: Sequence[s
     if game.failure or last is None:
         return Check(title, False, game.failure)
     rewards = [turn.observation.reward for turn in game.turns if turn.observation]
-    given = [reward for reward in rewards if reward is not None]
-    detail = f"{len(game.turns)} turns, reward {sum(given):g}" if given else f"{len(game.turns)} turns, no rewards"
+    rewarded = [reward for reward in rewards if reward is not None]
+    detail = (
+        f"{len(game.turns)} turns, reward {sum(rewarded):g}" if rewarded else f"{len(game.turns)} turns, no rewards"
+    )
     return Check(title, last.done or not turns, detail if last.done or not turns else f"{detail}: it goes on")
 
 

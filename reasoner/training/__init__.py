@@ -1,4 +1,4 @@
-"""The stages of `reasoner.pipeline`: rollouts, updates, checkpoints, and the weights' way into the sampler.
+"""The stages of `reasoner.pipeline`: rollouts, updates, checkpoints and weight sync.
 
 build.py, trainer.py        opens what a run works with; the stages
 rollout.py, prefetch.py     a step's groups, sampled and scored, now or during the update before

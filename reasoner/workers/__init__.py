@@ -1,4 +1,4 @@
-"""Worker processes: code of strangers runs in processes that can be killed, with everything that they started.
+"""Worker processes for untrusted code, which are killed at a deadline with everything that they started.
 
 main process   host_process.py --JSON lines over pipes--> host.py: imports the plugins once, forks workers
 host           worker_pool.py: deadlines and kills --JSON lines over a socket each--> a worker

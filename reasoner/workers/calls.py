@@ -58,13 +58,13 @@ def flush() -> None:
             stream.flush()
 
 
-def last_lines(error: BaseException, ours: tuple[str, ...]) -> str:
+def last_lines(error: BaseException, own_modules: tuple[str, ...]) -> str:
     """The end of the traceback: the last frames, and the error.
 
     Args:
         ours: files between the worker and the call, which nobody needs to read.
     """
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in ours]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in own_modules]
     lines = traceback.format_list(frames[-MOST_FRAMES:])
     return redact_end(f"{''.join(lines)}{type(error).__name__}: {redact_start(str(error), MAX_MESSAGE)}", MAX_TRACE)
 

@@ -164,7 +164,7 @@ class WorkerPool(ABC, Generic[W]):
             OSError: there are too many open files or processes; nothing of it is left.
         """
         with ExitStack() as opened:
-            ours, theirs = (opened.enter_context(end) for end in socket.socketpair())
+            host_end, worker_end = (opened.enter_context(end) for end in socket.socketpair())
             reading, writing = os.pipe()
             opened.callback(os.close, reading)
             opened.callback(os.close, writing)
@@ -173,13 +173,13 @@ class WorkerPool(ABC, Generic[W]):
             pid = os.fork()
             opened.pop_all()
         if pid == 0:
-            self._become_worker(memory_mb, serve, (ours, theirs), (reading, writing))
-        theirs.close()
+            self._become_worker(memory_mb, serve, (host_end, worker_end), (reading, writing))
+        worker_end.close()
         os.close(writing)
         os.set_blocking(reading, False)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_S, 0))
-        worker = self._workers[pid] = adopt(pid, ours, reading)
-        self._selector.register(ours, selectors.EVENT_READ, lambda: self._read(worker))
+        host_end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_S, 0))
+        worker = self._workers[pid] = adopt(pid, host_end, reading)
+        self._selector.register(host_end, selectors.EVENT_READ, lambda: self._read(worker))
         self._selector.register(reading, selectors.EVENT_READ, lambda: self._drain(worker))
         return worker
 
@@ -190,16 +190,16 @@ class WorkerPool(ABC, Generic[W]):
         channels: tuple[socket.socket, socket.socket],
         output: tuple[int, int],
     ) -> None:
-        ours, theirs = channels
+        host_end, worker_end = channels
         reading, writing = output
         try:
             confine(memory_mb, writing)
             self._detach()
-            for channel in (ours, *(worker.channel for worker in self._workers.values())):
+            for channel in (host_end, *(worker.channel for worker in self._workers.values())):
                 channel.close()
             for other in (reading, *(worker.output for worker in self._workers.values() if worker.output >= 0)):
                 os.close(other)
-            serve(theirs)
+            serve(worker_end)
         finally:
             os._exit(1)  # never back into the host's loop, nor through its exit handlers
 

@@ -91,21 +91,21 @@ class _Parser:
         left = self._product()
         while operator := self._take("+", "-"):
             right = self._product()
-            left = self._checked(left + right if operator == "+" else left - right)
+            left = self._check_size(left + right if operator == "+" else left - right)
         return left
 
     def _product(self) -> Fraction:
-        left = self._signed()
+        left = self._signed_number()
         while operator := self._take("*", "/"):
-            right = self._signed()
+            right = self._signed_number()
             if operator == "/" and not right:
                 raise ToolError("division by zero")
-            left = self._checked(left * right if operator == "*" else left / right)
+            left = self._check_size(left * right if operator == "*" else left / right)
         return left
 
-    def _signed(self) -> Fraction:
+    def _signed_number(self) -> Fraction:
         if sign := self._take("+", "-"):
-            value = self._inside(self._signed)
+            value = self._inside(self._signed_number)
             return -value if sign == "-" else value
         return self._power()
 
@@ -113,7 +113,7 @@ class _Parser:
         base = self._atom()
         if self._take("**") is None:
             return base
-        exponent = self._inside(self._signed)
+        exponent = self._inside(self._signed_number)
         if exponent.denominator != 1:
             raise ToolError(f"the exponent must be a whole number, got {shown(exponent)}")
         if not base and exponent < 0:
@@ -121,8 +121,8 @@ class _Parser:
         if abs(base) in (0, 1) and exponent:  # all their powers are two values
             return base ** (2 - exponent.numerator % 2)
         if (_bits(base) - 1) * abs(exponent.numerator) > self._limit.bit_length():  # it has at least so many bits
-            raise self._too_large()
-        return self._checked(base**exponent.numerator)
+            raise self._size_error()
+        return self._check_size(base**exponent.numerator)
 
     def _atom(self) -> Fraction:
         token = self._next()
@@ -136,7 +136,7 @@ class _Parser:
             return value
         if not (token[0].isdigit() or token[0] == "."):
             raise ToolError(f"a number is expected, got {token!r}")
-        return self._checked(Fraction(token.replace(",", "")))
+        return self._check_size(Fraction(token.replace(",", "")))
 
     def _inside(self, rule: Callable[[], Fraction]) -> Fraction:
         self._depth += 1
@@ -146,12 +146,12 @@ class _Parser:
         self._depth -= 1
         return value
 
-    def _checked(self, value: Fraction) -> Fraction:
+    def _check_size(self, value: Fraction) -> Fraction:
         if max(abs(value.numerator), value.denominator) >= self._limit:
-            raise self._too_large()
+            raise self._size_error()
         return value
 
-    def _too_large(self) -> ToolError:
+    def _size_error(self) -> ToolError:
         return ToolError(f"the result is too large: numbers may have {self._max_digits} digits")
 
 

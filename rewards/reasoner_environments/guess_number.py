@@ -35,18 +35,18 @@ class GuessNumber:
         self._guesses += 1
         numbers = _NUMBER.findall(turn.text)
         if not numbers:
-            return self._seen("Answer with one whole number.", self._possible)
+            return self._observe("Answer with one whole number.", self._possible)
         guess, before = int(numbers[-1]), self._possible
         if guess == self._secret:
             self._low = self._high = guess
-            return self._seen("Right!", before, done=True)
+            return self._observe("Right!", before, done=True)
         if guess < self._secret:
             self._low = max(self._low, guess + 1)
         else:
             self._high = min(self._high, guess - 1)
-        return self._seen(f"My number is {'higher' if guess < self._secret else 'lower'} than {guess}.", before)
+        return self._observe(f"My number is {'higher' if guess < self._secret else 'lower'} than {guess}.", before)
 
-    def _seen(self, text: str, before: int, *, done: bool = False) -> Observation:
+    def _observe(self, text: str, before: int, *, done: bool = False) -> Observation:
         gain = math.log(before / self._possible) / math.log(self._at_start) if self._at_start > 1 else float(done)
         parts = {"guesses": self._guesses, "won": done, "possible": self._possible}
         return Observation((Message("user", text),), done, gain, parts)

@@ -33,11 +33,11 @@ def boxed_format(problem: Problem, response: Response) -> Score:
     Whether the answer is right is not looked at: that is `math`. Nor is what stands before the box, or in the thinking:
     a text that repeats itself, boxes in its thinking included, is for `repetition`.
     """
-    note = _what_is_missing(response)
+    note = _missing_note(response)
     return Score(float(not note), {"finished": response.finish_reason == "stop"}, note)
 
 
-def _what_is_missing(response: Response) -> str:
+def _missing_note(response: Response) -> str:
     if response.finish_reason != "stop":
         return f"not finished (finish reason {response.finish_reason!r})"
     text = after_thinking(response.text)

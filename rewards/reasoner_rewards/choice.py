@@ -49,9 +49,9 @@ class ChoiceOptions(BaseModel):
         return letters
 
 
-def _wanted(problem: Problem, options: ChoiceOptions) -> str:
+def _reference_letter(problem: Problem, options: ChoiceOptions) -> str:
     """The reference's letter."""
-    wanted = _dressed(reference_text(problem), options.letters)
+    wanted = _marked_letter(reference_text(problem), options.letters)
     if wanted is None:
         index = problem.answer.strip()
         hint = (
@@ -67,7 +67,7 @@ def _wanted(problem: Problem, options: ChoiceOptions) -> str:
 
 
 def _reads(problem: Problem, options: ChoiceOptions) -> tuple[str, str]:
-    return "letter", _wanted(problem, options)
+    return "letter", _reference_letter(problem, options)
 
 
 @reward("choice", timeout_s=2.0, reads=_reads)
@@ -84,14 +84,14 @@ def choice(problem: Problem, response: Response, *, options: ChoiceOptions) -> S
     Raises:
         ValueError: the reference names none of the letters (the problem is broken, not the response).
     """
-    wanted = _wanted(problem, options)
-    letter, method, note = _settled(response.text, options)
+    wanted = _reference_letter(problem, options)
+    letter, method, note = _extract_letter(response.text, options)
     if letter is not None and letter != wanted:
         note = "a different letter"
     return Score(float(letter == wanted), {"extracted": letter, "method": method, "reference": wanted}, note)
 
 
-def _settled(text: str, options: ChoiceOptions) -> tuple[str | None, Strategy | Literal["none"], str]:
+def _extract_letter(text: str, options: ChoiceOptions) -> tuple[str | None, Strategy | Literal["none"], str]:
     """The letter, what found it, and why there is none."""
     answer = after_thinking(text)
     if answer is None:
@@ -109,12 +109,12 @@ def _settled(text: str, options: ChoiceOptions) -> tuple[str | None, Strategy | 
     return None, "none", "no letter is found"
 
 
-def _boxed(text: str, letters: str) -> set[str] | None:
+def _boxed_letters(text: str, letters: str) -> set[str] | None:
     boxed = final_answer(text, "strict")
     if boxed.method != "boxed":
         return None
-    letter = _dressed(boxed.answer or "", letters)
-    return {letter} if letter else _alone(boxed.answer or "", letters) if "," in (boxed.answer or "") else set()
+    letter = _marked_letter(boxed.answer or "", letters)
+    return {letter} if letter else _lone_letters(boxed.answer or "", letters) if "," in (boxed.answer or "") else set()
 
 
 def _statement(text: str, letters: str) -> set[str] | None:
@@ -125,23 +125,23 @@ def _statement(text: str, letters: str) -> set[str] | None:
         return None
     rest = text[end : end + MAX_STATEMENT_CHARS]
     stop = _SENTENCE_END.search(rest)
-    return _alone(_TEXT.sub(r" \1 ", rest[: stop.start()] if stop else rest), letters)
+    return _lone_letters(_TEXT.sub(r" \1 ", rest[: stop.start()] if stop else rest), letters)
 
 
 def _letter(text: str, letters: str) -> set[str] | None:
-    return next((found for line in reversed(text.split("\n")) if (found := _alone(line, letters))), None)
+    return next((found for line in reversed(text.split("\n")) if (found := _lone_letters(line, letters))), None)
 
 
-_LETTERS_OF = {"boxed": _boxed, "statement": _statement, "letter": _letter}
+_LETTERS_OF = {"boxed": _boxed_letters, "statement": _statement, "letter": _letter}
 
 
-def _dressed(text: str, letters: str) -> str | None:
+def _marked_letter(text: str, letters: str) -> str | None:
     """The letter that a text is or begins with, in brackets, dots or emphasis."""
     match = _DRESSED.fullmatch(_TEXT.sub(r"\1", text))
     return match[1] if match and match[1] in letters else None
 
 
-def _alone(text: str, letters: str) -> set[str]:
+def _lone_letters(text: str, letters: str) -> set[str]:
     """The letters that are no part of a word, number or formula; the words "A" and "I" are not letters."""
     pattern = rf"(?<![\w'’\\-])(?:(?![AI]\s+(?!(?:is|was|and|or)\b)[a-z])[{letters}])(?![\w'’]|-\w|\.\d)"
     return set(re.findall(pattern, text))

@@ -112,13 +112,13 @@ def _same_notation(answer: str, reference: str) -> tuple[str, str]:
         answer = inside
     if not (_INEQUALITY.search(answer) or _INEQUALITY.search(reference)):
         return answer, reference
-    given, wanted = interval_of(answer), interval_of(reference)
-    if given and wanted:
-        return (given[1], wanted[1]) if given[0] == wanted[0] else (answer, reference)
-    if wanted and (_collection(answer) or is_interval(answer)):
-        return answer, wanted[1]
-    if given and (is_interval(reference) or is_increasing(reference)):
-        return given[1], reference
+    left, right = interval_of(answer), interval_of(reference)
+    if left and right:
+        return (left[1], right[1]) if left[0] == right[0] else (answer, reference)
+    if right and (_collection(answer) or is_interval(answer)):
+        return answer, right[1]
+    if left and (is_interval(reference) or is_increasing(reference)):
+        return left[1], reference
     return answer, reference
 
 
@@ -134,7 +134,7 @@ def kind_of(reference: str) -> str:
         return "words"
     if is_ratio(text):
         return "ratio"
-    listed = _several(text)
+    listed = _collection_or_union(text)
     if listed is not None and len(listed.elements) > 1:
         return TEXT_ONLY if any(kind_of(element) == TEXT_ONLY for element in listed.elements) else "list"
     return "expression" if is_expression(_without_unit(text)) else TEXT_ONLY
@@ -144,17 +144,19 @@ def _compare_sides(answer: str, reference: str, tolerance: float) -> EqualityVer
     """With the names of values looked at first, then as sets, then what is left."""
     if _differs_in_or(answer, reference):
         return EqualityVerdict(False, "collection", "one says `or` where the other does not")
-    given, wanted = named_values(answer), named_values(reference)
-    if given and wanted and set(given.names) == set(wanted.names):
-        equal = same_named(given, wanted, lambda mine, theirs: _compare(mine, theirs, tolerance).equal)
-        if equal or len(wanted.names) > 1 or len(wanted.solutions) > 1:
+    answered, expected = named_values(answer), named_values(reference)
+    if answered and expected and set(answered.names) == set(expected.names):
+        equal = same_named(answered, expected, lambda left, right: _compare(left, right, tolerance).equal)
+        if equal or len(expected.names) > 1 or len(expected.solutions) > 1:
             return EqualityVerdict(equal, "collection", "" if equal else "different values")
-    elif wanted and "=" not in answer:
-        return _compare_values(answer, wanted.values, len(wanted.names) > 1 and len(wanted.solutions) == 1, tolerance)
-    elif given and "=" not in reference and len(given.names) > 1 and len(given.solutions) == 1:
-        return _compare_in_order(given, reference, tolerance)
-    elif given and "=" not in reference and len(given.solutions) > 1:
-        return _compare_values(given.values, reference, False, tolerance)
+    elif expected and "=" not in answer:
+        return _compare_values(
+            answer, expected.values, len(expected.names) > 1 and len(expected.solutions) == 1, tolerance
+        )
+    elif answered and "=" not in reference and len(answered.names) > 1 and len(answered.solutions) == 1:
+        return _compare_in_order(answered, reference, tolerance)
+    elif answered and "=" not in reference and len(answered.solutions) > 1:
+        return _compare_values(answered.values, reference, False, tolerance)
     left, right = _same_notation(set_of(answer), set_of(reference))
     return _compare(_last_side(left, right), right, tolerance)
 
@@ -166,9 +168,9 @@ def _differs_in_or(answer: str, reference: str) -> bool:
     return relations and len(names) > 1 and bool(_OR.search(answer)) != bool(_OR.search(reference))
 
 
-def _compare_in_order(given: Named, reference: str, tolerance: float) -> EqualityVerdict:
+def _compare_in_order(answered: Named, reference: str, tolerance: float) -> EqualityVerdict:
     """`x = 3, y = -1` against `(3, -1)` or `3, -1`: in the order in which it names the values, or that of the names."""
-    values = given.solutions[0]
+    values = answered.solutions[0]
     wanted = _collection(reference)
     if wanted is None or wanted.opening not in ("", "("):
         return EqualityVerdict(False, "collection", "names for values that have none")
@@ -197,7 +199,7 @@ def _compare_approximate(answer: str, reference: str, tolerance: float) -> Equal
     sides = [[side.strip() for side in _APPROXIMATELY.split(text) if side.strip()] for text in (answer, reference)]
     if any(len(text) > 2 or (len(text) == 2 and not _is_rounding(*text)) for text in sides) or not all(sides):
         return EqualityVerdict(False, "expression", "not a single value")
-    verdicts = [_compare_sides(mine, theirs, tolerance) for mine in sides[0] for theirs in sides[1]]
+    verdicts = [_compare_sides(left, right, tolerance) for left in sides[0] for right in sides[1]]
     return next((verdict for verdict in verdicts if verdict.equal), verdicts[-1])
 
 
@@ -216,7 +218,7 @@ def _is_rounding(exact: str, rounded: str) -> bool:
 def _compare(answer: str, reference: str, tolerance: float) -> EqualityVerdict:
     if _same_text(answer, reference):
         return EqualityVerdict(True, "text")
-    ratio = same_ratio(answer, reference, lambda mine, theirs: _compare(mine, theirs, tolerance).equal)
+    ratio = same_ratio(answer, reference, lambda left, right: _compare(left, right, tolerance).equal)
     if ratio is not None:
         return EqualityVerdict(ratio, "collection", "" if ratio else "a different ratio or time")
     number = _reference_number(reference)
@@ -249,10 +251,12 @@ def _in_unit(answer: str, reference: Number) -> Number | None:
 
 def _in_bases(answer: str, reference: str) -> EqualityVerdict | None:
     """`15_8` is 15 with base 8, or without one; None: neither has a base."""
-    given, wanted = _BASE.fullmatch(answer), _BASE.fullmatch(reference)
-    if given is None or wanted is None or not (given[2] or wanted[2]):
+    answered, expected = _BASE.fullmatch(answer), _BASE.fullmatch(reference)
+    if answered is None or expected is None or not (answered[2] or expected[2]):
         return None
-    equal = given[1].casefold() == wanted[1].casefold() and (not given[2] or not wanted[2] or given[2] == wanted[2])
+    equal = answered[1].casefold() == expected[1].casefold() and (
+        not answered[2] or not expected[2] or answered[2] == expected[2]
+    )
     return EqualityVerdict(equal, "text", "" if equal else "a different number, or another base")
 
 
@@ -304,34 +308,36 @@ def _names_value(side: str) -> bool:
 
 def _collections(answer: str, reference: str, tolerance: float) -> EqualityVerdict | None:
     """Compare as tuple, interval, union, set or list; None when the reference is none of these."""
-    wanted = _several(reference)
+    wanted = _collection_or_union(reference)
     if wanted is None or len(wanted.elements) < 2:
         return None
-    given = _several(answer) or _Collection("", "", (answer,))
-    if wanted.opening == r"\cup" != given.opening:
+    answered = _collection_or_union(answer) or _Collection("", "", (answer,))
+    if wanted.opening == r"\cup" != answered.opening:
         return None  # the same set in other words, such as a complement
-    if len(given.elements) < 2:
+    if len(answered.elements) < 2:
         return EqualityVerdict(False, "collection", f"one value where {len(wanted.elements)} are expected")
     if "=" not in reference:
-        given = replace(given, elements=without_names(given.elements))
+        answered = replace(answered, elements=without_names(answered.elements))
     elif "=" not in answer:
         wanted = replace(wanted, elements=without_names(wanted.elements))
     ordered = wanted.opening in ("(", "[")
-    if (given.opening, given.closing) != (wanted.opening, wanted.closing) and (ordered or given.opening in ("(", "[")):
+    if (answered.opening, answered.closing) != (wanted.opening, wanted.closing) and (
+        ordered or answered.opening in ("(", "[")
+    ):
         return EqualityVerdict(False, "collection", "different brackets")
-    if len(given.elements) != len(wanted.elements):
+    if len(answered.elements) != len(wanted.elements):
         return EqualityVerdict(
-            False, "collection", f"{len(given.elements)} values where {len(wanted.elements)} are expected"
+            False, "collection", f"{len(answered.elements)} values where {len(wanted.elements)} are expected"
         )
     if ordered:
-        pairs = zip(given.elements, wanted.elements, strict=True)
-        equal = all(_compare(mine, theirs, tolerance).equal for mine, theirs in pairs)
+        pairs = zip(answered.elements, wanted.elements, strict=True)
+        equal = all(_compare(left, right, tolerance).equal for left, right in pairs)
     else:
-        equal = _same_multiset(given.elements, wanted.elements, tolerance)
+        equal = _same_multiset(answered.elements, wanted.elements, tolerance)
     return EqualityVerdict(equal, "collection", "" if equal else "different values")
 
 
-def _several(text: str) -> _Collection | None:
+def _collection_or_union(text: str) -> _Collection | None:
     r"""As `_collection`; with both signs of a `\pm`, and the intervals of a union."""
     if r"\cup" in text and is_interval(text):
         return _Collection(r"\cup", r"\cup", tuple(part.strip() for part in text.split(r"\cup")))
@@ -343,9 +349,9 @@ def _several(text: str) -> _Collection | None:
     return replace(collection, elements=with_both_signs(collection.elements))
 
 
-def _same_multiset(given: tuple[str, ...], wanted: tuple[str, ...], tolerance: float) -> bool:
-    left, rest = list(given), []
-    for element in wanted:
+def _same_multiset(answered: tuple[str, ...], expected: tuple[str, ...], tolerance: float) -> bool:
+    left, rest = list(answered), []
+    for element in expected:
         if element in left:
             left.remove(element)
         else:
@@ -395,7 +401,7 @@ def _compare_expressions(
         unfinished = _not_a_value(answer)
         if unfinished:
             return EqualityVerdict(False, "expression", unfinished)
-    units = _and_unit(answer)[1], _and_unit(reference)[1] or (number.unit if number else "")
+    units = _split_unit(answer)[1], _split_unit(reference)[1] or (number.unit if number else "")
     if all(units) and not same_unit(*units):
         return EqualityVerdict(False, "expression", "another unit")
     try:
@@ -419,10 +425,10 @@ def _has_value(expression: str, number: Number, tolerance: float) -> bool:
 
 def _without_unit(text: str) -> str:
     """Without a unit or a degree sign at its end."""
-    return _and_unit(text)[0]
+    return _split_unit(text)[0]
 
 
-def _and_unit(text: str) -> tuple[str, str]:
+def _split_unit(text: str) -> tuple[str, str]:
     """The value and the unit at its end; the unit is empty when there is none."""
     match = None if _TRIGONOMETRIC.search(text) else _TRAILING_TEXT.search(text)
     if match is None or not all(map(may_be_unit, _IN_TEXT.findall(match.group()))):

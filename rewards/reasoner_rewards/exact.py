@@ -31,7 +31,7 @@ class ExactOptions(BaseModel):
     """what is compared: the whole answer, its last line, or its final box"""
 
 
-def _wanted(problem: Problem, options: ExactOptions) -> tuple[str, frozenset[NormaliseStep]]:
+def _reference_text(problem: Problem, options: ExactOptions) -> tuple[str, frozenset[NormaliseStep]]:
     """The reference as it is compared, and the steps that both sides go through."""
     wanted = reference_text(problem)
     steps: frozenset[NormaliseStep] = frozenset(options.normalise)
@@ -41,7 +41,7 @@ def _wanted(problem: Problem, options: ExactOptions) -> tuple[str, frozenset[Nor
 
 
 def _reads(problem: Problem, options: ExactOptions) -> tuple[str, str]:
-    return "text", _wanted(problem, options)[0]
+    return "text", _reference_text(problem, options)[0]
 
 
 @reward("exact", timeout_s=5.0, reads=_reads)
@@ -61,14 +61,14 @@ def exact(problem: Problem, response: Response, *, options: ExactOptions) -> Sco
     Raises:
         ValueError: the reference is empty (the problem is broken, not the response).
     """
-    reference, steps = _wanted(problem, options)
-    answer, missing = _extracted(response.text, options.extract)
+    reference, steps = _reference_text(problem, options)
+    answer, missing = _extract(response.text, options.extract)
     if missing:
         return Score(0.0, {"extracted": None, "reference": reference[:200]}, missing)
-    given = normalised(answer, steps)
-    equal = given == reference
+    candidate = normalised(answer, steps)
+    equal = candidate == reference
     return Score(
-        float(equal), {"extracted": given[:200], "reference": reference[:200]}, "" if equal else "a different text"
+        float(equal), {"extracted": candidate[:200], "reference": reference[:200]}, "" if equal else "a different text"
     )
 
 
@@ -78,11 +78,11 @@ def normalised(text: str, steps: frozenset[NormaliseStep]) -> str:
     if "case" in steps:
         text = unicodedata.normalize("NFC", text.casefold())
     if "punctuation" in steps:
-        text = _MARK.sub(_kept, _SIGN.sub("-", text))
+        text = _MARK.sub(_keep_mark, _SIGN.sub("-", text))
     return " ".join(text.split()) if "space" in steps else text.strip()
 
 
-def _kept(mark: re.Match[str]) -> str:
+def _keep_mark(mark: re.Match[str]) -> str:
     char, text = mark.group(), mark.string
     before, after = text[mark.start() - 1 : mark.start()], text[mark.end() : mark.end() + 1]
     if char in _VALUED or not unicodedata.category(char).startswith("P"):
@@ -92,7 +92,7 @@ def _kept(mark: re.Match[str]) -> str:
     return ""
 
 
-def _extracted(text: str, extract: ExactExtract) -> tuple[str, str]:
+def _extract(text: str, extract: ExactExtract) -> tuple[str, str]:
     """The answer, and why there is none."""
     answer = after_thinking(text)
     if answer is None:

@@ -70,18 +70,18 @@ def final_answer(text: str, mode: ExtractionMode) -> Extraction:
     after = after_thinking(text)
     if after is None:
         return Extraction(None, "none", "the think block is not closed")
-    extraction = _marked(after)
+    extraction = _marked_answer(after)
     if extraction is None and mode == "lenient":
         extraction = _statement(after) or _last_formula_or_number(after)
     if extraction is None:
         wanted = "\\boxed{} or ####" if mode == "strict" else "\\boxed{}, ####, 'answer is', formula or number"
         return Extraction(None, "none", f"there is no {wanted} in the response")
-    return _bounded(extraction)
+    return _bound_length(extraction)
 
 
 def reference_answer(text: str) -> Extraction:
     r"""The answer in a reference: after `####`, in `\boxed{}`, or the text as it is."""
-    return _bounded(_marked(text) or Extraction(text.strip(), "text"))
+    return _bound_length(_marked_answer(text) or Extraction(text.strip(), "text"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def after_last_box(text: str) -> str:
     return box.tail if box else ""
 
 
-def _bounded(extraction: Extraction) -> Extraction:
+def _bound_length(extraction: Extraction) -> Extraction:
     if extraction.answer is None:
         return extraction
     if len(extraction.answer) > MAX_ANSWER_CHARS:
@@ -119,7 +119,7 @@ def _bounded(extraction: Extraction) -> Extraction:
     return Extraction(extraction.answer.strip(), extraction.method)
 
 
-def _marked(text: str) -> Extraction | None:
+def _marked_answer(text: str) -> Extraction | None:
     return _last_boxed(text) or _last_hashes(text)
 
 

@@ -36,7 +36,7 @@ def fenced(text: str) -> Iterator[Block]:
             if match and not (match["fence"][0] == "`" and "`" in match["info"]):
                 opened, lines = match, []
         elif _closes(line, opened["fence"]):
-            yield Block(_label(opened), "\n".join(_dedented(lines, len(opened["before"]))))
+            yield Block(_label(opened), "\n".join(_dedent(lines, len(opened["before"]))))
             opened = None
         else:
             lines.append(line)
@@ -59,7 +59,7 @@ def _label(opened: re.Match[str]) -> str:
     return match[1].lower() if match else ""
 
 
-def _dedented(lines: list[str], width: int) -> list[str]:
+def _dedent(lines: list[str], width: int) -> list[str]:
     """Without the white space that all lines have in common, at most as much as stands before the fence."""
     common = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
     return [line[min(width, common) :] if line.strip() else line for line in lines]

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from reasoner import MissingDependencyError, Problem, Response, Score, after_thinking, nearest, reward
 from reasoner_rewards.answer_text import says_something
-from reasoner_rewards.constraints import CONSTRAINTS, follows, read_constraints
+from reasoner_rewards.text_checks import TEXT_CHECKS, follows, read_text_checks
 
 Checkers = Literal["own", "ifeval", "ifbench"]
 PACKAGE = "if_verifiable"
@@ -37,7 +37,7 @@ class InstructionsOptions(BaseModel):
 
 def _preflight(options: InstructionsOptions) -> str:
     if options.checkers == "own":
-        return f"{len(CONSTRAINTS)} kinds of instructions of its own"
+        return f"{len(TEXT_CHECKS)} kinds of instructions of its own"
     if importlib.util.find_spec(PACKAGE) is None:
         raise MissingDependencyError(
             f"checkers = {options.checkers!r} needs if-verifiable; install it with `pip install "
@@ -52,7 +52,7 @@ def _check_problem(problem: Problem, options: InstructionsOptions) -> str:
     Raises:
         ValueError: one is unknown, its arguments are wrong, or it lacks its data.
     """
-    _followed(problem, "A text.\nIt has two lines.", options)
+    _check_instructions(problem, "A text.\nIt has two lines.", options)
     return "can be checked"
 
 
@@ -85,7 +85,7 @@ def instructions(problem: Problem, response: Response, *, options: InstructionsO
         MissingDependencyError: the package is not installed.
     """
     text = after_thinking(response.text)
-    names, followed = _followed(problem, text if text and says_something(text) else "", options)
+    names, followed = _check_instructions(problem, text if text and says_something(text) else "", options)
     note = ""
     if text is None:
         note = "the think block is not closed"
@@ -102,18 +102,18 @@ def instructions(problem: Problem, response: Response, *, options: InstructionsO
     return Score(value, {"instructions": names, "followed": followed}, note)
 
 
-def _followed(problem: Problem, text: str, options: InstructionsOptions) -> tuple[list[str], list[bool]]:
+def _check_instructions(problem: Problem, text: str, options: InstructionsOptions) -> tuple[list[str], list[bool]]:
     """The names of the instructions, and which of them a text follows."""
     variants = [text] if options.mode == "strict" else loose_variants(text)
     if options.checkers == "own":
-        read = read_constraints(problem.id, problem.fields.get("instructions"))
+        read = read_text_checks(problem.id, problem.fields.get("instructions"))
         return [name for name, _ in read], [
             any(follows(variant, name, arguments) for variant in variants) for name, arguments in read
         ]
     names, arguments = _read(problem)
     checkers = _registry(options.checkers)
     return names, [
-        _holds(problem, checkers, name, given, variants) for name, given in zip(names, arguments, strict=True)
+        _holds(problem, checkers, name, argument, variants) for name, argument in zip(names, arguments, strict=True)
     ]
 
 
@@ -145,12 +145,12 @@ def _holds(
     if name not in checkers:
         raise ValueError(f"problem {problem.id!r}: there is no instruction {name!r}.{nearest(name, checkers)}")
     checker = checkers[name](name)
-    given = {key: value for key, value in arguments.items() if value is not None}
-    missing = set(checker.get_instruction_args_keys()) - set(given) - {"prompt"}
+    present = {key: value for key, value in arguments.items() if value is not None}
+    missing = set(checker.get_instruction_args_keys()) - set(present) - {"prompt"}
     if missing:  # the checker would draw them at random
-        raise ValueError(f"problem {problem.id!r}: {name!r} needs {', '.join(sorted(missing))}, got {given}")
+        raise ValueError(f"problem {problem.id!r}: {name!r} needs {', '.join(sorted(missing))}, got {present}")
     try:
-        checker.build_description(**given)
+        checker.build_description(**present)
         if "prompt" in (checker.get_instruction_args() or {}):
             checker.build_description(prompt=problem.messages[-1].content)
         return any(bool(variant.strip()) and bool(checker.check_following(variant)) for variant in variants)
@@ -160,7 +160,7 @@ def _holds(
             f"problem {problem.id!r}: {name!r} needs data of NLTK: python -m nltk.downloader {resource}"
         ) from error
     except TypeError as error:
-        raise ValueError(f"problem {problem.id!r}: {name!r} does not take {given}: {error}") from error
+        raise ValueError(f"problem {problem.id!r}: {name!r} does not take {present}: {error}") from error
 
 
 @lru_cache(maxsize=2)

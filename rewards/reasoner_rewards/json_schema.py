@@ -84,13 +84,13 @@ def json_schema(problem: Problem, response: Response, *, options: JsonSchemaOpti
         ValueError: the reference is not JSON (the problem is broken, not the response).
     """
     wanted = _reference(problem) if options.match_answer else None
-    text, missing = _extracted(response.text, options.extract)
+    text, missing = _extract(response.text, options.extract)
     if missing:
         return _score(note=missing)
     try:
         value = STRICT_JSON_DECODER.decode(text)
     except (ValueError, RecursionError) as error:
-        return _score(note=f"not JSON: {_shown(error)}")
+        return _score(note=f"not JSON: {_error_text(error)}")
     try:
         schema = options.schema_inline if options.schema_file is None else _schema_of(options.schema_file)
         fault = _fault(_validator(schema), value)
@@ -109,7 +109,7 @@ def _score(*, json: bool = False, valid: bool = False, equal: bool | None = None
     return Score(float(not note), {"json": json, "valid": valid, "equal": equal}, note)
 
 
-def _extracted(text: str, extract: JsonExtract) -> tuple[str, str]:
+def _extract(text: str, extract: JsonExtract) -> tuple[str, str]:
     """What must be JSON, and why there is nothing."""
     answer = after_thinking(text)
     if answer is None:
@@ -120,7 +120,7 @@ def _extracted(text: str, extract: JsonExtract) -> tuple[str, str]:
     return ("", "the last fenced block is not closed") if texts[-1] is None else (texts[-1], "")
 
 
-def _shown(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
 
 
@@ -142,7 +142,7 @@ def _reference(problem: Problem) -> Any:
         return _reference_json(problem.answer)
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"problem {problem.id!r}: the reference answer must be JSON for match_answer: {_shown(error)}; "
+            f"problem {problem.id!r}: the reference answer must be JSON for match_answer: {_error_text(error)}; "
             f"got {problem.answer[:80]!r}."
         ) from error
 
@@ -153,13 +153,13 @@ def _validator(schema: Any) -> Any:
         ValueError: it is not a JSON Schema, or refers to something outside itself.
     """
     try:
-        return _built(json.dumps(schema, allow_nan=False))
+        return _build_schema(json.dumps(schema, allow_nan=False))
     except (TypeError, RecursionError) as error:
         raise ValueError(f"not a JSON Schema: {str(error)[:200]}") from error
 
 
 @lru_cache(maxsize=16)  # one per configured source; options are read at every call
-def _built(text: str) -> Any:
+def _build_schema(text: str) -> Any:
     from referencing import Registry
 
     library, schema = _library(), json.loads(text)
@@ -184,7 +184,7 @@ def _schema_of(file: str) -> Any:
     try:
         return STRICT_JSON_DECODER.decode(Path(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} cannot be read as JSON: {_shown(error)}") from error
+        raise ValueError(f"{file} cannot be read as JSON: {_error_text(error)}") from error
 
 
 def _targets(schema: Any) -> Iterator[str]:

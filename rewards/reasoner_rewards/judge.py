@@ -129,7 +129,7 @@ def _preflight(options: JudgeOptions) -> str:
     """Where the judge is; its key must be there, and it must answer. No model is asked."""
     value = read_secret(options.api_key_env) if options.api_key_env else ""
     headers = {"Authorization": f"Bearer {value}"} if value else {}
-    address = _below(options.url, "models")
+    address = _join_url(options.url, "models")
     if Service(address, headers, (value,) if value else (), 1).check_answers() == UNAUTHORIZED:
         raise UserError(
             f"{without_query(address)} does not take the key (status {UNAUTHORIZED}): correct "
@@ -161,7 +161,7 @@ def judge(problem: Problem, response: Response, *, options: JudgeOptions) -> Sco
     """
     key = read_secret(options.api_key_env) if options.api_key_env else ""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    service = Service(_below(options.url, "chat/completions"), headers, (key,) if key else (), options.attempts)
+    service = Service(_join_url(options.url, "chat/completions"), headers, (key,) if key else (), options.attempts)
     answer = service.post(_request(problem, response, options))
     try:
         content = _content(answer)
@@ -179,7 +179,7 @@ class _NoVerdictError(ValueError):
         self.got = got
 
 
-def _below(url: str, path: str) -> str:
+def _join_url(url: str, path: str) -> str:
     parts = urlsplit(url)
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{path}"))
 
@@ -188,15 +188,15 @@ def _request(problem: Problem, response: Response, options: JudgeOptions) -> dic
     boundary = secrets.token_hex(8)
     low, high = options.scale
     values = {
-        "question": _fenced("QUESTION", _conversation(problem), boundary),
-        "response": _fenced("RESPONSE", response.text, boundary),
-        "answer": _fenced("ANSWER", problem.answer, boundary) if problem.answer.strip() else "",
+        "question": _fence("QUESTION", _conversation(problem), boundary),
+        "response": _fence("RESPONSE", response.text, boundary),
+        "answer": _fence("ANSWER", problem.answer, boundary) if problem.answer.strip() else "",
     }
     own: dict[str, Any] = {
         "model": options.model,
         "messages": [
             {"role": "system", "content": RULES.format(boundary=boundary, low=low, high=high)},
-            {"role": "user", "content": _filled(options.rubric or RUBRIC, values)},
+            {"role": "user", "content": _fill(options.rubric or RUBRIC, values)},
         ],
         "temperature": options.temperature,
         "response_format": {"type": "json_object"},
@@ -206,7 +206,7 @@ def _request(problem: Problem, response: Response, options: JudgeOptions) -> dic
     return {**own, **options.extra_body}
 
 
-def _fenced(name: str, text: str, boundary: str) -> str:
+def _fence(name: str, text: str, boundary: str) -> str:
     return f"<<{name} {boundary}>>\n{text}\n<<END {name} {boundary}>>"
 
 
@@ -226,7 +226,7 @@ def _is_jinja(rubric: str) -> bool:
     return "{{" in rubric or "{%" in rubric
 
 
-def _filled(rubric: str, values: Mapping[str, str]) -> str:
+def _fill(rubric: str, values: Mapping[str, str]) -> str:
     if _is_jinja(rubric):
         return str(_template(rubric).render(values))
     return _PLACE.sub(lambda place: values[place[1]], rubric)
@@ -252,8 +252,10 @@ def _names(rubric: str) -> tuple[str, ...]:
         raise ValueError("not a Jinja template: it is nested too deeply") from error
     # not `meta.find_undeclared_variables`, which compiles: constants such as 'x' * 10**9 would be calculated here
     names = list(tree.find_all(nodes.Name))
-    given = {name.name for name in names if name.ctx != "load"} | {macro.name for macro in tree.find_all(nodes.Macro)}
-    return tuple(sorted({name.name for name in names if name.ctx == "load"} - given - _JINJA))
+    assigned = {name.name for name in names if name.ctx != "load"} | {
+        macro.name for macro in tree.find_all(nodes.Macro)
+    }
+    return tuple(sorted({name.name for name in names if name.ctx == "load"} - assigned - _JINJA))
 
 
 @lru_cache(maxsize=16)

@@ -85,12 +85,12 @@ def language(problem: Problem, response: Response, *, options: LanguageOptions) 
 
 def _letters(text: str) -> Counter[str]:
     """The letters that count, by script."""
-    everywhere, outside = _by_script(text), _by_script(_prose(text))
+    everywhere, outside = _count_scripts(text), _count_scripts(_prose(text))
     formulas = {script: outside[script] for script in _OF_FORMULAS}
     return +Counter({**everywhere, **formulas})
 
 
-def _by_script(text: str) -> Counter[str]:
+def _count_scripts(text: str) -> Counter[str]:
     scripts: Counter[str] = Counter()
     for char, count in Counter(text).items():
         script = _script(char)

@@ -57,7 +57,7 @@ class Named:
         if len(self.solutions) == 1:
             return ", ".join(self.solutions[0].values())
         several = len(self.names) > 1
-        return ", ".join(f"({solution})" if several else solution for solution in map(_joined, self.solutions))
+        return ", ".join(f"({solution})" if several else solution for solution in map(_join_values, self.solutions))
 
 
 def _sides(text: str) -> list[str]:
@@ -80,18 +80,18 @@ def named_values(text: str) -> Named | None:
     """The named values of a normalised text that is nothing else; None: there are none, or other things as well."""
     if "=" not in text and r"\equiv" not in text:
         return None
-    if (whole := _one(text)) is not None:
+    if (whole := _single_solution(text)) is not None:
         return Named((whole,)) if isinstance(whole, dict) else Named(tuple(whole))
     parts = [part for group in _split(_SEPARATORS.sub(", ", text), ";") for part in _split(group, ",")]
     if not parts or len(parts) > MOST:
         return None
     pairs: list[tuple[str, str]] = []
     for part in parts:
-        values = _one(part)
+        values = _single_solution(part)
         if not isinstance(values, dict):
             return None
         pairs += values.items()
-    return _grouped(pairs)
+    return _group_solutions(pairs)
 
 
 def same_named(answer: Named, reference: Named, same: NamesEqual) -> bool:
@@ -111,7 +111,7 @@ def _agree(candidate: dict[str, str], wanted: dict[str, str], same: NamesEqual) 
     return candidate.keys() == wanted.keys() and all(same(candidate[name], value) for name, value in wanted.items())
 
 
-def _one(text: str) -> dict[str, str] | list[dict[str, str]] | None:
+def _single_solution(text: str) -> dict[str, str] | list[dict[str, str]] | None:
     """`name = value`, or `(x, y) = (1, 2)`, or that with several tuples."""
     sides = _sides(text)
     if len(sides) != 2 or not sides[1]:
@@ -129,7 +129,7 @@ def _one(text: str) -> dict[str, str] | list[dict[str, str]] | None:
     return {_key(left): right}
 
 
-def _grouped(pairs: list[tuple[str, str]]) -> Named | None:
+def _group_solutions(pairs: list[tuple[str, str]]) -> Named | None:
     """`p=5, q=2, p=7, q=2` are two solutions, as `x=1, x=2` are."""
     names = list(dict.fromkeys(name for name, _ in pairs))
     if len(pairs) % len(names):
@@ -139,7 +139,7 @@ def _grouped(pairs: list[tuple[str, str]]) -> Named | None:
     return Named(solutions) if all(solution.keys() == set(names) for solution in solutions) else None
 
 
-def _joined(solution: dict[str, str]) -> str:
+def _join_values(solution: dict[str, str]) -> str:
     return ", ".join(solution.values())
 
 

@@ -37,29 +37,29 @@ def same_ratio(answer: str, reference: str, same: PartsEqual) -> bool | None:
     """
     if not is_ratio(reference):
         return False if is_ratio(answer) and parse_number(reference) is not None else None
-    given, reference = as_ratio(answer), as_ratio(reference)
-    clock, wanted_clock = _CLOCK.fullmatch(words(given)), _CLOCK.fullmatch(words(reference))
+    ratio, reference = as_ratio(answer), as_ratio(reference)
+    clock, wanted_clock = _CLOCK.fullmatch(words(ratio)), _CLOCK.fullmatch(words(reference))
     if wanted_clock is not None:
         return clock is not None and _same_clock(clock, wanted_clock)
     if clock is not None:
-        given = clock[1]
-    if not is_ratio(given):
+        ratio = clock[1]
+    if not is_ratio(ratio):
         return False
-    mine, theirs = ([part.strip() for part in text.split(":")] for text in (given, reference))
-    if len(mine) != len(theirs):
+    parts, reference_parts = ([part.strip() for part in text.split(":")] for text in (ratio, reference))
+    if len(parts) != len(reference_parts):
         return False
-    if all(map(same, mine, theirs)):
+    if all(map(same, parts, reference_parts)):
         return True
-    if _is_time(reference) or _is_time(given):
+    if _is_time(reference) or _is_time(ratio):
         return False
     crossed = [
-        (rf"({left})\cdot({theirs[0]})", rf"({right})\cdot({mine[0]})")
-        for left, right in zip(mine, theirs, strict=True)
+        (rf"({left})\cdot({reference_parts[0]})", rf"({right})\cdot({parts[0]})")
+        for left, right in zip(parts, reference_parts, strict=True)
     ]
-    numbers = [parse_number(term) for term in (*mine, *theirs)]
+    numbers = [parse_number(term) for term in (*parts, *reference_parts)]
     if None not in numbers:
         values = [number.value for number in numbers if number is not None]
-        left, right = values[: len(mine)], values[len(mine) :]
+        left, right = values[: len(parts)], values[len(parts) :]
         return all(left) and all(right) and len({x / y for x, y in zip(left, right, strict=True)}) == 1
     return all(same(one, other) for one, other in crossed[1:])
 

@@ -36,8 +36,8 @@ class RegexOptions(BaseModel):
     @classmethod
     def _compiles(cls, pattern: str, info: ValidationInfo) -> str:
         flags = info.data.get("flags", "")
-        groups = _checked(pattern.replace(ANSWER, "(?:x)"), flags).groups
-        counted = _checked(pattern.replace(ANSWER, "(x)"), flags).groups
+        groups = _compile_checked(pattern.replace(ANSWER, "(?:x)"), flags).groups
+        counted = _compile_checked(pattern.replace(ANSWER, "(x)"), flags).groups
         if counted - groups != pattern.count(ANSWER):
             raise ValueError(f"{ANSWER} must not stand in a character class or a comment")
         return pattern
@@ -47,7 +47,7 @@ class RegexOptions(BaseModel):
     def _exists(cls, group: int | str | None, info: ValidationInfo) -> int | str | None:
         if group is None or "pattern" not in info.data:
             return group
-        compiled = _compiled(info.data["pattern"].replace(ANSWER, "(?:x)"), info.data.get("flags", ""))
+        compiled = _compile(info.data["pattern"].replace(ANSWER, "(?:x)"), info.data.get("flags", ""))
         if isinstance(group, int) and not 0 <= group <= compiled.groups:
             raise ValueError(f"the pattern has {compiled.groups} groups (0 is the whole match)")
         if isinstance(group, str) and group not in compiled.groupindex:
@@ -86,14 +86,14 @@ def regex(problem: Problem, response: Response, *, options: RegexOptions) -> Sco
     reference = reference_text(problem) if compares else ""
     if text is None:
         return Score(0.0, {"match": None}, "the think block is not closed")
-    compiled = _compiled(options.pattern.replace(ANSWER, _delimited(reference)), options.flags)
+    compiled = _compile(options.pattern.replace(ANSWER, _delimit(reference)), options.flags)
     match = compiled.fullmatch(text.strip()) if options.full else _search(compiled, text, options.group is not None)
     if match is None:
         return Score(0.0, {"match": None}, "the pattern is not found")
     parts = {"match": match.group()[:200]}
     if options.group is None:
         return Score(1.0, parts)
-    equal = _compiled(re.escape(reference), options.flags).fullmatch((match.group(options.group) or "").strip())
+    equal = _compile(re.escape(reference), options.flags).fullmatch((match.group(options.group) or "").strip())
     return Score(float(equal is not None), parts, "" if equal else "another answer in the last match")
 
 
@@ -106,7 +106,7 @@ def _search(compiled: re.Pattern[str], text: str, last: bool) -> re.Match[str] |
     return final
 
 
-def _delimited(reference: str) -> str:
+def _delimit(reference: str) -> str:
     """The escaped reference where it is not a part of a longer word or number."""
     before = r"(?<!\w)(?<!\d[.,])" if reference[:1].isalnum() else ""
     sign = "(?<![-−])" if reference[:1].isdecimal() else ""
@@ -114,12 +114,12 @@ def _delimited(reference: str) -> str:
     return f"(?:{before}{sign}{re.escape(reference)}{after})"
 
 
-def _compiled(pattern: str, flags: str) -> re.Pattern[str]:
+def _compile(pattern: str, flags: str) -> re.Pattern[str]:
     return re.compile(pattern, sum(_FLAGS[letter] for letter in set(flags)))
 
 
 @lru_cache(maxsize=64)  # options are read at every call
-def _checked(pattern: str, flags: str) -> re.Pattern[str]:
+def _compile_checked(pattern: str, flags: str) -> re.Pattern[str]:
     """
     Raises:
         ValueError: the pattern is malformed, or will mean something else in a future Python.
@@ -127,6 +127,6 @@ def _checked(pattern: str, flags: str) -> re.Pattern[str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            return _compiled(pattern, flags)
+            return _compile(pattern, flags)
     except (re.error, Warning, OverflowError, RecursionError) as error:
         raise ValueError(f"not a regular expression: {error}") from error

@@ -81,7 +81,7 @@ def reward_model(
         ValueError: the model or its tokenizer cannot do this; in the place of a conversation that is too long.
         MissingDependencyError: torch or transformers is not installed.
     """
-    scorer = _loaded(options.model, options.device, options.dtype)
+    scorer = _load(options.model, options.device, options.dtype)
     limit = min(options.max_length or scorer.positions, scorer.positions)
     whole = [scorer.token_ids(problem, response) for problem, response in zip(problems, responses, strict=True)]
     refused = {index for index, ids in enumerate(whole) if len(ids) > limit and options.too_long == "error"}
@@ -93,11 +93,11 @@ def reward_model(
         for index, value, used in zip(read, values, ids, strict=True)
     }
     # alone: a response that is too long must not take the others of its batch out of the update with it
-    scores |= {index: _too_long(problems[index], len(whole[index]), limit) for index in refused}
+    scores |= {index: _length_error(problems[index], len(whole[index]), limit) for index in refused}
     return [scores[index] for index in range(len(whole))]
 
 
-def _too_long(problem: Problem, tokens: int, limit: int) -> ValueError:
+def _length_error(problem: Problem, tokens: int, limit: int) -> ValueError:
     return ValueError(
         f"the conversation of {problem.id} has {tokens} tokens, more than {limit}. Raise max_length if the model has "
         "more positions, sample shorter responses, or set too_long = 'truncate'."
@@ -169,7 +169,7 @@ def _batches(lengths: Sequence[int], batch_tokens: int, most: int) -> Iterator[l
 
 
 @cache
-def _loaded(name: str, device: Device, dtype: RewardModelDtype) -> _Scorer:
+def _load(name: str, device: Device, dtype: RewardModelDtype) -> _Scorer:
     try:
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer

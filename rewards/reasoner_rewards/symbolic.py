@@ -49,22 +49,22 @@ def same_expression(answer: str, reference: str) -> bool:
         TooComplexError: one of them is outside the bounds.
         NotMathError: one of them cannot be parsed.
     """
-    return _guarded(lambda: _same_parsed(*_parse_alike(answer, reference)))
+    return _ignore_sympy_errors(lambda: _same_parsed(*_parse_together(answer, reference)))
 
 
 def _same_parsed(answer: Any, reference: Any) -> bool:
-    if _is_scalar(answer) and answer.free_symbols and _ordered(answer) == _ordered(reference):
+    if _is_scalar(answer) and answer.free_symbols and _sort_terms(answer) == _sort_terms(reference):
         return True
     for parsed in (answer, reference):
         check_size(parsed)
     return _same(answer, reference)
 
 
-def _ordered(node: Any) -> Any:
+def _sort_terms(node: Any) -> Any:
     """The same tree with the terms of sums and the factors of products in one order; nothing is evaluated."""
     import sympy
 
-    arguments = [_ordered(argument) for argument in getattr(node, "args", ())]
+    arguments = [_sort_terms(argument) for argument in getattr(node, "args", ())]
     if isinstance(node, (sympy.Add, sympy.Mul)):
         arguments.sort(key=repr)
     return (type(node).__name__, *arguments) if arguments else node
@@ -77,7 +77,7 @@ def same_as_number(expression: str, number: Number, tolerance: float = 0.0) -> b
     Raises:
         TooComplexError, NotMathError: as `same_expression`.
     """
-    return _guarded(lambda: _has_value(_parse(expression), number, tolerance))
+    return _ignore_sympy_errors(lambda: _has_value(_parse(expression), number, tolerance))
 
 
 def is_expression(text: str) -> bool:
@@ -88,7 +88,7 @@ def is_expression(text: str) -> bool:
         return True
 
     try:
-        return _guarded(check)
+        return _ignore_sympy_errors(check)
     except (TooComplexError, NotMathError):
         return False
 
@@ -104,7 +104,7 @@ def value_of(text: str) -> float | None:
         return True
 
     try:
-        _guarded(evaluate)
+        _ignore_sympy_errors(evaluate)
     except (TooComplexError, NotMathError):
         return None
     return numbers[0] if numbers else None
@@ -127,10 +127,10 @@ def rounds_to(expression: str, rounded: Number) -> bool:
         distance = abs(sympy.N(parsed.doit() - value, 30))
         return bool(distance.is_comparable and distance <= sympy.Rational(1, 2 * 10 ** (rounded.digits or 0)))
 
-    return _guarded(check)
+    return _ignore_sympy_errors(check)
 
 
-def _guarded(compare: Callable[[], bool]) -> bool:
+def _ignore_sympy_errors(compare: Callable[[], bool]) -> bool:
     """sympy raises many types on expressions that it cannot handle: each of them means "not compared"."""
     try:
         return compare()
@@ -165,7 +165,7 @@ def _has_value(parsed: Any, number: Number, tolerance: float) -> bool:
     return bool(distance.is_comparable and distance <= max(rounding, tolerance * abs(value)))
 
 
-def _parse_alike(*texts: str) -> tuple[Any, ...]:
+def _parse_together(*texts: str) -> tuple[Any, ...]:
     """`i` is the imaginary unit in all of them or in none."""
     real = not any(_IMAGINARY.search(text) and not _INDEX.search(text) for text in texts)
     return tuple(_understand(text, real) for text in texts)

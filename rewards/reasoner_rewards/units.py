@@ -67,10 +67,10 @@ def same_unit(answer: str, reference: str) -> bool:
     """Equal, or one names more of the same thing: `slice` and `pizza*slice`, but not `m` and `m^2`."""
     if answer == reference:
         return True
-    mine, theirs = set(answer.split("*")), set(reference.split("*"))
-    if any(word.partition("^")[0] in MEASURES or "^" in word for word in mine ^ theirs):
+    left, right = set(answer.split("*")), set(reference.split("*"))
+    if any(word.partition("^")[0] in MEASURES or "^" in word for word in left ^ right):
         return False
-    return mine <= theirs or theirs <= mine
+    return left <= right or right <= left
 
 
 def _factors(word: str) -> list[tuple[str, int]]:

@@ -106,12 +106,12 @@ def instruction_problems(
         yield {**_new_problem(draw, asked, choices[level], seen), "level": level}
 
 
-def _check(name: str, given: Any, allowed: Sequence[Any]) -> None:
-    wrong = [item for item in given if item not in allowed] if isinstance(given, list) else [given]
-    if wrong or not given:
+def _check(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    wrong = [item for item in value if item not in allowed] if isinstance(value, list) else [value]
+    if wrong or not value:
         hint = nearest(str(wrong[0]), list(map(str, allowed))) if wrong else ""
         raise ConfigError(
-            f"options.{name} of instruction_problems must be of {', '.join(map(str, allowed))}, got {given!r}.{hint}"
+            f"options.{name} of instruction_problems must be of {', '.join(map(str, allowed))}, got {value!r}.{hint}"
         )
 
 
@@ -146,8 +146,8 @@ def _new_problem(
         subject, answer = draw.choice(subjects)
         kinds = draw.choice(sets)
         instructions = [_instruction(draw, kind, kinds) for kind in kinds]
-        told = [_told(draw, item) for item in draw.sample(instructions, len(instructions))]
-        question = " ".join([subject, *told])
+        sentences = [_instruction_text(draw, item) for item in draw.sample(instructions, len(instructions))]
+        question = " ".join([subject, *sentences])
         if question not in seen:
             seen.add(question)
             return {"question": question, "answer": _following(answer, instructions), "instructions": instructions}
@@ -169,7 +169,7 @@ def _instruction(draw: Random, kind: str, kinds: Sequence[str]) -> dict[str, Any
     return {"id": kind, "count": draw.choice(SENTENCES[1:] if "ends_with" in kinds else SENTENCES)}
 
 
-def _told(draw: Random, instruction: Mapping[str, Any]) -> str:
+def _instruction_text(draw: Random, instruction: Mapping[str, Any]) -> str:
     count = instruction.get("count", 0)
     wording = draw.choice(WORDINGS[instruction["id"]])
     return wording.format(count=_NUMBERS[count], s="" if count == 1 else "s", text=instruction.get("text", ""))

@@ -56,7 +56,7 @@ def _ints(text: str) -> list[int]:
     return [int(word) for word in text.split()]
 
 
-def _after_count(text: str) -> list[int]:
+def _numbers_after_count(text: str) -> list[int]:
     return _ints(text.partition("\n")[2])
 
 
@@ -64,7 +64,7 @@ def _integers(count: int, low: int = -50, high: int = 200) -> DrawInput:
     return lambda draw: " ".join(str(draw.randint(low, high)) for _ in range(count))
 
 
-def _listed(low: int = -50, high: int = 150) -> DrawInput:
+def _count_and_list(low: int = -50, high: int = 150) -> DrawInput:
     """A line with the number of integers, and one with the integers."""
 
     def drawn(draw: Random) -> str:
@@ -95,13 +95,13 @@ def _is_prime(number: int) -> bool:
     return number > 1 and all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
 
 
-def _balanced(text: str) -> bool:
+def _is_balanced(text: str) -> bool:
     while "()" in text:
         text = text.replace("()", "")
     return not text
 
 
-def _shifted(text: str, by: int) -> str:
+def _shift_letters(text: str, by: int) -> str:
     alphabet = "abcdefghijklmnopqrstuvwxyz"
     return text.translate(str.maketrans(alphabet, alphabet[by:] + alphabet[:by]))
 
@@ -231,16 +231,18 @@ KINDS = (
         2,
         _LIST + "Print the sum of the integers that are greater than {k}.",
         _READ_LIST + "print(sum(value for value in values if value > {k}))",
-        lambda text, of: str(sum(filter(of.k.__lt__, _after_count(text)))),
-        _listed(),
+        lambda text, of: str(sum(filter(of.k.__lt__, _numbers_after_count(text)))),
+        _count_and_list(),
     ),
     ExerciseKind(
         "count_multiples",
         2,
         _LIST + "Print how many of the integers are multiples of {d}.",
         _READ_LIST + "print(sum(value % {d} == 0 for value in values))",
-        lambda text, of: str(len([value for value in _after_count(text) if abs(value) // of.d * of.d == abs(value)])),
-        _listed(),
+        lambda text, of: str(
+            len([value for value in _numbers_after_count(text) if abs(value) // of.d * of.d == abs(value)])
+        ),
+        _count_and_list(),
     ),
     ExerciseKind(
         "sorted_without",
@@ -248,8 +250,8 @@ KINDS = (
         _LIST + "Print the integers other than {k} from smallest to largest, separated by spaces; print none if there "
         "are no others.",
         _READ_LIST + "print(*sorted(value for value in values if value != {k}) or ['none'])",
-        lambda text, of: _in_order(_after_count(text), of.k),
-        _listed(0, 99),
+        lambda text, of: _in_order(_numbers_after_count(text), of.k),
+        _count_and_list(0, 99),
     ),
     ExerciseKind(
         "count_up",
@@ -333,7 +335,7 @@ KINDS = (
         "Read a text of lower-case letters and spaces. Print it with every letter moved {d} places forward in the "
         "alphabet (after z comes a); spaces stay.",
         'text = input()\nprint("".join(c if c == " " else chr((ord(c) - 97 + {d}) % 26 + 97) for c in text))',
-        lambda text, of: _shifted(text, of.d),
+        lambda text, of: _shift_letters(text, of.d),
         _phrase,
     ),
     ExerciseKind(
@@ -362,7 +364,7 @@ KINDS = (
         'depth = 0\nright = True\nfor c in input():\n    depth += 1 if c == "(" else -1\n'
         "    right = right and depth >= 0\n"
         'print("{word}" if right and depth == 0 else {d})',
-        lambda text, of: of.word if _balanced(text) else str(of.d),
+        lambda text, of: of.word if _is_balanced(text) else str(of.d),
         _brackets,
     ),
     ExerciseKind(
@@ -370,8 +372,8 @@ KINDS = (
         3,
         _LIST + "Print the integer that occurs most often (of several the smallest), plus {k}.",
         _READ_LIST + "best = min(values, key=lambda value: (-values.count(value), value))\nprint(best + {k})",
-        lambda text, of: str(Counter(sorted(_after_count(text))).most_common(1)[0][0] + of.k),
-        _listed(0, 4),
+        lambda text, of: str(Counter(sorted(_numbers_after_count(text))).most_common(1)[0][0] + of.k),
+        _count_and_list(0, 4),
     ),
 )
 LEVELS = tuple(sorted({kind.level for kind in KINDS}))

@@ -96,13 +96,13 @@ _ONE_STEP: Mapping[str, Mapping[int, Ranges]] = {
 }
 
 
-def _one(name: str, question: str, expression: str, sentence: str, *, held_out: bool = False) -> Frame:
+def _one_step_frame(name: str, question: str, expression: str, sentence: str, *, held_out: bool = False) -> Frame:
     """A frame of levels 1 and 2."""
     ranges = _ONE_STEP[expression.split()[1]]
     return Frame(name, question, (SolutionStep("t", expression, sentence),), ranges, held_out)
 
 
-def _more(
+def _multi_step_frame(
     level: int, name: str, question: str, *steps: tuple[str, str], held_out: bool = False, **numbers: Sequence[int]
 ) -> Frame:
     """A frame of one of the levels 3 to 5; steps as `("t = a + b", sentence)`."""
@@ -112,71 +112,71 @@ def _more(
 
 
 _ADD = (
-    _one(
+    _one_step_frame(
         "buys_more",
         "{name} has {a} {things}. {He} buys {b} more. How many {things} does {name} have now?",
         "a + b",
         "{name} has {sum} {things} now.",
     ),
-    _one(
+    _one_step_frame(
         "together",
         "{name} has {a} {things} and {other} has {b}. How many {things} do they have together?",
         "a + b",
         "Together they have {sum} {things}.",
     ),
-    _one(
+    _one_step_frame(
         "gets_more",
         "{name} had {a} {things}. Then {other} gave {him} {b} more. How many {things} does {name} have now?",
         "a + b",
         "{name} has {sum} {things} now.",
     ),
-    _one(
+    _one_step_frame(
         "two_containers",
         "There are {a} {things} in one {box} and {b} in another. How many {things} are there in all?",
         "a + b",
         "That makes {sum} {things}.",
     ),
-    _one(
+    _one_step_frame(
         "two_times_of_day",
         "{name} counted {a} {things} in the morning and {b} in the afternoon. How many {things} did {he} count "
         "that day?",
         "a + b",
         "{name} counted {sum} {things}.",
     ),
-    _one(
+    _one_step_frame(
         "more_than_other",
         "{other} has {a} {things}. {name} has {b} more {things} than {other}. How many {things} does {name} have?",
         "a + b",
         "{name} has {sum} {things}.",
     ),
-    _one(
+    _one_step_frame(
         "had_at_first",
         "{name} gave {a} {things} to {other} and has {b} left. How many {things} did {name} have at first?",
         "a + b",
         "At first {name} had {sum} {things}.",
     ),
-    _one(
+    _one_step_frame(
         "get_on_train",
         "There are {a} passengers on a train. At the next stop {b} get on and nobody gets off. How many "
         "passengers are on the train now?",
         "a + b",
         "The train has {sum} passenger{s} now.",
     ),
-    _one(
+    _one_step_frame(
         "pages_two_weeks",
         "{name} read {a} pages last week and {b} pages this week. How many pages did {he} read in these two weeks?",
         "a + b",
         "{name} read {sum} page{s}.",
         held_out=True,
     ),
-    _one(
+    _one_step_frame(
         "shop_two_days",
         "A shop sold {a} {things} on Monday and {b} on Tuesday. How many {things} did it sell on these two days?",
         "a + b",
         "The shop sold {sum} {things}.",
         held_out=True,
     ),
-    _one(
+    _one_step_frame(
         "road_through_town",
         "It is {a} km from {name}'s house to the lake and {b} km from the lake on to the castle. How many km is "
         "it from {name}'s house to the castle when {he} goes by the lake?",
@@ -186,57 +186,57 @@ _ADD = (
     ),
 )
 _TAKE_AWAY = (
-    _one(
+    _one_step_frame(
         "gives_away",
         "{name} has {a} {things}. {He} gives {b} of them to {other}. How many {things} does {name} have left?",
         "a - b",
         "{name} has {sum} {things} left.",
     ),
-    _one(
+    _one_step_frame(
         "loses",
         "{name} had {a} {things} and lost {b} of them. How many {things} does {he} still have?",
         "a - b",
         "{name} still has {sum} {things}.",
     ),
-    _one(
+    _one_step_frame(
         "sells",
         "{name} has {a} {things} and sells {b} of them. How many {things} are left?",
         "a - b",
         "That leaves {sum} {things}.",
     ),
-    _one(
+    _one_step_frame(
         "how_many_more",
         "{name} has {a} {things} and {other} has {b}. How many more {things} does {name} have than {other}?",
         "a - b",
         "{name} has {sum} {things} more.",
     ),
-    _one(
+    _one_step_frame(
         "still_needs",
         "{name} wants to have {a} {things}. {He} has {b} already. How many more {things} does {he} need?",
         "a - b",
         "{name} needs {sum} more {things}.",
     ),
-    _one(
+    _one_step_frame(
         "get_off_train",
         "There are {a} passengers on a train. At the next stop {b} get off and nobody gets on. How many "
         "passengers are still on the train?",
         "a - b",
         "The train still has {sum} passenger{s}.",
     ),
-    _one(
+    _one_step_frame(
         "rest_belongs",
         "There are {a} {things} in a {box}. {b} of them belong to {name} and the others belong to {other}. How "
         "many {things} belong to {other}?",
         "a - b",
         "{other} has {sum} {things}.",
     ),
-    _one(
+    _one_step_frame(
         "pages_left",
         "A book has {a} pages. {name} has read {b} of them. How many pages does {he} still have to read?",
         "a - b",
         "{name} still has to read {sum} page{s}.",
     ),
-    _one(
+    _one_step_frame(
         "left_in_shop",
         "A shop had {a} {things} in the morning. During the day it sold {b} of them. How many {things} did it "
         "have in the evening?",
@@ -244,7 +244,7 @@ _TAKE_AWAY = (
         "In the evening the shop had {sum} {things}.",
         held_out=True,
     ),
-    _one(
+    _one_step_frame(
         "before_the_gift",
         "{name} had some {things}. {other} gave {him} {b} more, and now {he} has {a}. How many {things} did "
         "{name} have at first?",
@@ -252,7 +252,7 @@ _TAKE_AWAY = (
         "At first {name} had {sum} {things}.",
         held_out=True,
     ),
-    _one(
+    _one_step_frame(
         "rope_cut_off",
         "A rope is {a} meters long. {name} cuts {b} meters off. How many meters long is the rest of the rope?",
         "a - b",
@@ -261,69 +261,69 @@ _TAKE_AWAY = (
     ),
 )
 _GROUPS = (
-    _one(
+    _one_step_frame(
         "has_containers",
         "{name} has {a} {boxes} with {b} {things} in each. How many {things} does {name} have?",
         "a * b",
         "{name} has {sum} {things}.",
     ),
-    _one(
+    _one_step_frame(
         "containers_hold",
         "There are {a} {boxes} in a room. Each {box} holds {b} {things}. How many {things} are there in all?",
         "a * b",
         "That makes {sum} {things}.",
     ),
-    _one(
+    _one_step_frame(
         "every_day",
         "{name} collects {b} {things} every day. How many {things} does {he} collect in {a} days?",
         "a * b",
         "{name} collects {sum} {things}.",
     ),
-    _one(
+    _one_step_frame(
         "tickets_cost",
         "A ticket costs {b} dollars. How many dollars do {a} tickets cost?",
         "a * b",
         "The tickets cost {sum} dollar{s}.",
     ),
-    _one(
+    _one_step_frame(
         "rows_of_chairs",
         "A hall has {a} rows with {b} chairs in each row. How many chairs are there in the hall?",
         "a * b",
         "The hall has {sum} chair{s}.",
     ),
-    _one(
+    _one_step_frame(
         "gives_each_friend",
         "{name} gives {b} {things} to each of {his} {a} friends. How many {things} does {he} give away?",
         "a * b",
         "{name} gives away {sum} {things}.",
     ),
-    _one(
+    _one_step_frame(
         "each_child_has",
         "There are {a} children, and each of them has {b} {things}. How many {things} do they have together?",
         "a * b",
         "Together they have {sum} {things}.",
     ),
-    _one(
+    _one_step_frame(
         "times_as_many",
         "{other} has {b} {things}. {name} has {a} times as many. How many {things} does {name} have?",
         "a * b",
         "{name} has {sum} {things}.",
     ),
-    _one(
+    _one_step_frame(
         "pages_a_day",
         "{name} reads {b} pages a day. How many pages does {he} read in {a} days?",
         "a * b",
         "{name} reads {sum} page{s}.",
         held_out=True,
     ),
-    _one(
+    _one_step_frame(
         "packs",
         "There are {b} {things} in a pack. {name} buys {a} packs. How many {things} does {he} buy?",
         "a * b",
         "{name} buys {sum} {things}.",
         held_out=True,
     ),
-    _one(
+    _one_step_frame(
         "rows_of_plants",
         "A gardener plants {a} rows of flowers with {b} flowers in each row. How many flowers does the gardener plant?",
         "a * b",
@@ -332,70 +332,70 @@ _GROUPS = (
     ),
 )
 _SHARES = (
-    _one(
+    _one_step_frame(
         "shares_with_friends",
         "{name} shares {a} {things} equally among {b} friends. How many {things} does each friend get?",
         "a / b",
         "Each friend gets {sum} {things}.",
     ),
-    _one(
+    _one_step_frame(
         "packed",
         "{name} packs {a} {things} into {boxes}, {b} into each. How many {boxes} does {he} fill?",
         "a / b",
         "{name} fills {sum} {boxes}.",
     ),
-    _one(
+    _one_step_frame(
         "same_in_each",
         "{name} puts {a} {things} into {b} {boxes}, the same number into each. How many {things} are in each {box}?",
         "a / b",
         "Each {box} holds {sum} {things}.",
     ),
-    _one(
+    _one_step_frame(
         "come_in_packs",
         "{name} needs {a} {things}. They are sold in packs of {b}. How many packs does {he} need?",
         "a / b",
         "{name} needs {sum} pack{s}.",
     ),
-    _one(
+    _one_step_frame(
         "equal_rows",
         "There are {a} children in {b} equal rows. How many children are in each row?",
         "a / b",
         "Each row has {sum} of the children.",
     ),
-    _one(
+    _one_step_frame(
         "one_ticket",
         "{name} pays {a} dollars for {b} tickets of the same price. How many dollars does one ticket cost?",
         "a / b",
         "One ticket costs {sum} dollar{s}.",
     ),
-    _one(
+    _one_step_frame(
         "days_to_read",
         "A book has {a} pages. {name} reads {b} pages a day. How many days does {he} need for the book?",
         "a / b",
         "{name} needs {sum} day{s}.",
     ),
-    _one(
+    _one_step_frame(
         "per_day",
         "{name} collected {a} {things} in {b} days, the same number every day. How many {things} did {he} collect "
         "per day?",
         "a / b",
         "{name} collected {sum} {things} per day.",
     ),
-    _one(
+    _one_step_frame(
         "equal_teams",
         "A school divides {a} children into {b} teams of the same size. How many children are in each team?",
         "a / b",
         "Each team has {sum} of the children.",
         held_out=True,
     ),
-    _one(
+    _one_step_frame(
         "rope_pieces",
         "A rope of {a} meters is cut into {b} pieces of the same length. How many meters long is each piece?",
         "a / b",
         "Each piece is {sum} meter{s} long.",
         held_out=True,
     ),
-    _one(
+    _one_step_frame(
         "rows_of_flowers",
         "A gardener has {a} flowers and plants {b} in every row. How many rows does the gardener plant?",
         "a / b",
@@ -404,7 +404,7 @@ _SHARES = (
     ),
 )
 _TWO_STEPS = (
-    _more(
+    _multi_step_frame(
         3,
         "buys_and_gives",
         "{name} has {a} {things}. {He} buys {b} more and then gives {c} to {other}. How many {things} does {name} "
@@ -415,7 +415,7 @@ _TWO_STEPS = (
         b=range(5, 41),
         c=range(3, 41),
     ),
-    _more(
+    _multi_step_frame(
         3,
         "containers_less_some",
         "{name} has {a} {boxes} with {b} {things} in each. {He} gives {c} {things} away. How many {things} are left?",
@@ -425,7 +425,7 @@ _TWO_STEPS = (
         b=range(3, 13),
         c=range(2, 41),
     ),
-    _more(
+    _multi_step_frame(
         3,
         "change",
         "{name} buys {a} tickets at {b} dollars each and pays with {c} dollars. How many dollars does {he} get back?",
@@ -435,7 +435,7 @@ _TWO_STEPS = (
         b=range(2, 13),
         c=(20, 50, 100),
     ),
-    _more(
+    _multi_step_frame(
         3,
         "share_the_sum",
         "{name} finds {a} {things} and {other} finds {b}. They put them together and share them equally. How many "
@@ -445,7 +445,7 @@ _TWO_STEPS = (
         a=range(3, 40),
         b=range(3, 40),
     ),
-    _more(
+    _multi_step_frame(
         3,
         "compare_and_add",
         "{name} has {a} {things}. {other} has {b} more {things} than {name}. How many {things} do they have together?",
@@ -454,7 +454,7 @@ _TWO_STEPS = (
         a=range(3, 40),
         b=range(2, 30),
     ),
-    _more(
+    _multi_step_frame(
         3,
         "two_stops",
         "There are {a} passengers on a bus. At the first stop {b} get on, and at the second stop {c} get off. How "
@@ -465,7 +465,7 @@ _TWO_STEPS = (
         b=range(2, 20),
         c=range(2, 20),
     ),
-    _more(
+    _multi_step_frame(
         3,
         "two_fruits_into_bags",
         "{name} has {a} red and {b} green apples. {He} packs all of them into bags of {c}. How many bags does "
@@ -476,7 +476,7 @@ _TWO_STEPS = (
         b=range(4, 40),
         c=range(2, 10),
     ),
-    _more(
+    _multi_step_frame(
         3,
         "earns_and_spends",
         "{name} earns {a} dollars an hour and works for {b} hours. Then {he} spends {c} dollars. How many dollars "
@@ -487,7 +487,7 @@ _TWO_STEPS = (
         b=range(2, 9),
         c=range(5, 60),
     ),
-    _more(
+    _multi_step_frame(
         3,
         "pages_after_days",
         "A book has {a} pages. {name} reads {b} pages a day for {c} days. How many pages are left to read?",
@@ -497,7 +497,7 @@ _TWO_STEPS = (
         b=range(5, 26),
         c=range(2, 9),
     ),
-    _more(
+    _multi_step_frame(
         3,
         "one_and_several",
         "{name} buys a bag for {a} dollars and {b} notebooks at {c} dollars each. How many dollars does {he} spend?",
@@ -507,7 +507,7 @@ _TWO_STEPS = (
         b=range(2, 9),
         c=range(2, 8),
     ),
-    _more(
+    _multi_step_frame(
         3,
         "age_later",
         "{name} is {a} years old. {other} is {b} years older than {name}. How old will {other} be in {c} years?",
@@ -518,7 +518,7 @@ _TWO_STEPS = (
         b=range(2, 20),
         c=range(2, 15),
     ),
-    _more(
+    _multi_step_frame(
         3,
         "free_seats",
         "A cinema has {a} rows of {b} seats. On Friday {c} of the seats are taken. How many seats are free?",
@@ -529,7 +529,7 @@ _TWO_STEPS = (
         b=range(5, 13),
         c=range(10, 100),
     ),
-    _more(
+    _multi_step_frame(
         3,
         "money_left",
         "{name} goes to a market with {a} dollars and buys {b} toys at {c} dollars each. How many dollars does "
@@ -541,7 +541,7 @@ _TWO_STEPS = (
         b=range(2, 8),
         c=range(3, 13),
     ),
-    _more(
+    _multi_step_frame(
         3,
         "eggs_into_cartons",
         "A farmer finds {a} eggs in the morning and {b} in the evening. A carton holds {c} eggs. How many cartons "
@@ -555,7 +555,7 @@ _TWO_STEPS = (
     ),
 )
 _THREE_STEPS = (
-    _more(
+    _multi_step_frame(
         4,
         "containers_more_less",
         "{name} is {x} years old and has {a} {boxes} with {b} {things} in each. {He} gets {c} more {things} and "
@@ -569,7 +569,7 @@ _THREE_STEPS = (
         d=range(3, 40),
         x=range(7, 15),
     ),
-    _more(
+    _multi_step_frame(
         4,
         "tea_and_cakes",
         "A cafe opens at {x} o'clock. It sells {a} cups of tea at {b} dollars each and {c} cakes at {d} dollars "
@@ -583,7 +583,7 @@ _THREE_STEPS = (
         d=range(3, 8),
         x=range(7, 11),
     ),
-    _more(
+    _multi_step_frame(
         4,
         "train_two_stops",
         "A train with {x} carriages has {a} passengers. At the first stop {b} get on and {c} get off. At the "
@@ -597,7 +597,7 @@ _THREE_STEPS = (
         d=range(5, 60),
         x=range(4, 13),
     ),
-    _more(
+    _multi_step_frame(
         4,
         "saves_gets_buys",
         "{name} saves {a} dollars a week for {b} weeks and gets {c} dollars from {his} aunt, who is {x} years "
@@ -611,7 +611,7 @@ _THREE_STEPS = (
         d=range(15, 60),
         x=range(25, 60),
     ),
-    _more(
+    _multi_step_frame(
         4,
         "empty_chairs",
         "A classroom with {x} windows has {a} tables with {b} chairs at each. {d} more chairs are brought, and "
@@ -625,7 +625,7 @@ _THREE_STEPS = (
         d=range(2, 12),
         x=range(3, 9),
     ),
-    _more(
+    _multi_step_frame(
         4,
         "walks_further",
         "{name} walks {a} km a day and {other} walks {c} km a day. On their way they see {x} bridges. How many km "
@@ -638,7 +638,7 @@ _THREE_STEPS = (
         c=range(4, 20),
         x=range(3, 15),
     ),
-    _more(
+    _multi_step_frame(
         4,
         "eggs_kept_and_packed",
         "A farmer has {x} cows and {a} hens. Every hen lays {b} eggs a week. The farmer keeps {c} of the eggs of "
@@ -652,7 +652,7 @@ _THREE_STEPS = (
         d=(6, 10, 12),
         x=range(3, 20),
     ),
-    _more(
+    _multi_step_frame(
         4,
         "twice_as_many_pages",
         "{name} bought a book of {b} pages for {x} dollars. On Monday {he} read {a} pages and on Tuesday twice as "
@@ -664,7 +664,7 @@ _THREE_STEPS = (
         b=range(90, 260),
         x=range(6, 25),
     ),
-    _more(
+    _multi_step_frame(
         4,
         "zoo",
         "A group of {a} adults and {b} children goes to a zoo with {x} monkeys. A ticket costs {c} dollars for an "
@@ -678,7 +678,7 @@ _THREE_STEPS = (
         d=range(3, 9),
         x=range(5, 30),
     ),
-    _more(
+    _multi_step_frame(
         4,
         "rolls",
         "A bakery that is {x} years old bakes {a} trays with {b} rolls on each. It sells {c} rolls in the morning "
@@ -693,7 +693,7 @@ _THREE_STEPS = (
         d=range(10, 90),
         x=range(5, 80),
     ),
-    _more(
+    _multi_step_frame(
         4,
         "classes_into_groups",
         "A school with {x} teachers has {a} classes of {b} pupils. On the day of the trip {c} pupils are ill. The "
@@ -708,7 +708,7 @@ _THREE_STEPS = (
         d=range(3, 10),
         x=range(8, 40),
     ),
-    _more(
+    _multi_step_frame(
         4,
         "packs_and_friends",
         "{name} buys {a} packs of {b} stickers in {x} colors. {He} gives {c} stickers to each of {d} friends. How "
@@ -726,7 +726,7 @@ _THREE_STEPS = (
 )
 _PERCENT = range(5, 100, 5)
 _RATES = (
-    _more(
+    _multi_step_frame(
         5,
         "steady_speed",
         "A car drives {a} km in {b} hours. How many km does it drive in {c} hours at the same speed?",
@@ -736,7 +736,7 @@ _RATES = (
         b=range(3, 7),
         c=range(2, 10),
     ),
-    _more(
+    _multi_step_frame(
         5,
         "gives_a_part",
         "{name} has {a} {things} and gives {part} of them to {other}. How many {things} does {name} have left?",
@@ -745,7 +745,7 @@ _RATES = (
         a=range(6, 120),
         k=tuple(PARTS),
     ),
-    _more(
+    _multi_step_frame(
         5,
         "discount",
         "A jacket costs {a} dollars. In a sale its price is {p} percent lower. How many dollars does it cost in "
@@ -755,7 +755,7 @@ _RATES = (
         a=range(20, 205, 5),
         p=_PERCENT,
     ),
-    _more(
+    _multi_step_frame(
         5,
         "not_by_bus",
         "A school has {a} pupils, and {p} percent of them come by bus. How many pupils do not come by bus?",
@@ -764,7 +764,7 @@ _RATES = (
         a=range(40, 800, 20),
         p=_PERCENT,
     ),
-    _more(
+    _multi_step_frame(
         5,
         "price_of_several",
         "{name} pays {b} dollars for {a} notebooks. How many dollars do {c} notebooks cost at the same price?",
@@ -774,7 +774,7 @@ _RATES = (
         b=range(6, 60),
         c=range(3, 15),
     ),
-    _more(
+    _multi_step_frame(
         5,
         "tap",
         "From a tap flow {a} liters of water in {b} minutes. How many minutes does it take to fill a tank of {c} "
@@ -785,7 +785,7 @@ _RATES = (
         b=range(2, 10),
         c=range(50, 400, 10),
     ),
-    _more(
+    _multi_step_frame(
         5,
         "recipe",
         "A recipe for {a} people needs {b} grams of flour. How many grams of flour are needed for {c} people?",
@@ -795,7 +795,7 @@ _RATES = (
         b=range(100, 900, 20),
         c=range(3, 15),
     ),
-    _more(
+    _multi_step_frame(
         5,
         "for_every",
         "On a chain there are {b} blue beads for every {a} red beads. The chain has {c} red beads. How many blue "
@@ -806,7 +806,7 @@ _RATES = (
         b=range(2, 10),
         c=range(6, 60),
     ),
-    _more(
+    _multi_step_frame(
         5,
         "price_rises",
         "A ticket costs {a} dollars. The price rises by {p} percent. How many dollars does the ticket cost then?",
@@ -815,7 +815,7 @@ _RATES = (
         a=range(20, 205, 5),
         p=range(5, 55, 5),
     ),
-    _more(
+    _multi_step_frame(
         5,
         "some_of_every",
         "A warehouse has {a} {things}. Of every {k} {things} {m} are new. How many of the {things} are new?",
@@ -825,7 +825,7 @@ _RATES = (
         k=range(6, 11),
         m=range(2, 6),
     ),
-    _more(
+    _multi_step_frame(
         5,
         "cycles_and_walks",
         "{name} cycles {b} hours at {a} km an hour and then walks {d} hours at {c} km an hour. How many km is "
@@ -839,7 +839,7 @@ _RATES = (
         c=range(3, 7),
         d=range(2, 5),
     ),
-    _more(
+    _multi_step_frame(
         5,
         "tank",
         "There are {a} liters of oil in a tank. First {part} of the oil is used, and then {b} liters are filled "
@@ -852,7 +852,7 @@ _RATES = (
         b=range(5, 20),
         k=tuple(PARTS),
     ),
-    _more(
+    _multi_step_frame(
         5,
         "wrong_answers",
         "A test has {a} questions. {name} answers {p} percent of them correctly. How many questions does {he} not "
@@ -863,7 +863,7 @@ _RATES = (
         a=range(20, 121, 10),
         p=_PERCENT,
     ),
-    _more(
+    _multi_step_frame(
         5,
         "printer",
         "A printer prints {a} pages in {b} minutes. How many pages does it print in {c} minutes?",

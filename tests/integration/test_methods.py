@@ -514,3 +514,15 @@ def test_the_evening_on_a_laptop_runs_demonstrations_first_and_then_rewards(tmp_
     assert "term/sft/weight" not in second
     assert "curriculum/tried" in second
     assert read_gate(trainer.run.folder)
+
+
+def test_responses_of_some_steps_are_kept_and_figures_of_all(task: Path) -> None:
+    folder, history = run(task, "gro.preset=rloo", "run.steps=5", "run.keep_rollouts=3", "evaluation.every=4")
+    kept = sorted(path.stem for path in (folder / "rollouts").iterdir())
+    assert kept == ["eval-000000", "eval-000004", "eval-000005", "step-000001", "step-000003", "step-000005"]
+    assert len(history) == 5
+    assert {row.step for path in (folder / "rollouts").glob("step-*") for row in read_parquet(path, Rollout)} == {
+        1,
+        3,
+        5,
+    }

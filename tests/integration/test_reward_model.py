@@ -14,7 +14,7 @@ from reasoner import Message, Problem, Response, Score
 from reasoner.config import RewardConfig, ScoringConfig
 from reasoner.records import Group
 from reasoner.scoring.service import ScoringService
-from reasoner_rewards.reward_model import _batches, _loaded, reward_model
+from reasoner_rewards.reward_model import _batches, _load, reward_model
 from tests.tiny import build_tiny_model
 
 WIDE = 1e-5
@@ -165,11 +165,11 @@ def test_it_is_loaded_once(tmp_path: Path) -> None:
     for file in tmp_path.iterdir():
         file.unlink()
     assert values(model, "7") == first
-    assert _loaded(model, "cpu", "float32") is _loaded(model, "cpu", "float32")
+    assert _load(model, "cpu", "float32") is _load(model, "cpu", "float32")
 
 
 def test_the_dtype_is_that_of_the_weights(model: str) -> None:
-    assert {p.dtype for p in _loaded(model, "cpu", "bfloat16").model.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in _load(model, "cpu", "bfloat16").model.parameters()} == {torch.bfloat16}
     assert values(model, "7", dtype="bfloat16") == pytest.approx(values(model, "7"), rel=0.05, abs=0.05)
 
 

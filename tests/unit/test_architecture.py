@@ -427,7 +427,7 @@ def test_the_command_line_has_these_options() -> None:
         "algorithms": "--help",
         "algorithms list": "--help --plugin",
         "algorithms show": "--help --plugin name",
-        "plan": "--config --gpu-memory --gpus --help --json --model --nodes --plugin --profile --set task",
+        "plan": "--config --gpu-memory --gpus --help --json --model --nodes --plugin --profile --set --write task",
         "config": "--help",
         "config show": "--config --help --plugin --profile --set --toml task",
         "node": "--help",
@@ -456,6 +456,7 @@ evaluation.best evaluation.also.entry.task evaluation.also.entry.prompt evaluati
 evaluation.also.entry.sampling evaluation.also.entry.rewards evaluation.also.entry.evaluation
 evaluation.also.entry.environment curriculum.parts
 task title profile plugins run.ranks run.steps run.max_hours run.output run.seed run.checkpoint_every run.keep_last
+run.keep_rollouts
 run.keep_best model.path model.dtype model.device model.trust_remote_code
 model.chat_template_kwargs prompt.format prompt.system prompt.system_role prompt.template prompt.examples
 data.train.path
@@ -474,11 +475,12 @@ data.demos.missing data.demos.on_bad_row data.demos.too_long
 data.train.duplicates data.eval.duplicates data.pairs.duplicates data.labelled.duplicates data.demos.duplicates
 data.demos.path data.overlap data.demos.hub data.demos.generator data.demos.options data.demos.split data.demos.columns
 data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens
-curriculum.kind curriculum.longest_rest sampling.max_staleness
-sampling.engine sampling.mode sampling.servers sampling.weights_folder
+curriculum.kind curriculum.longest_rest sampling.max_staleness sampling.over_sample
+sampling.engine sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
 sampling.stop_repetition
 sampling.memory_share sampling.tensor_parallel learning.sequence_parallel learning.router_loss
+learning.optimizer
 sampling.refills sampling.kv_cache_gib
 environment.name environment.options environment.tools environment.tool_options environment.format
 environment.max_turns environment.max_tool_calls environment.max_result_chars environment.timeout_s environment.workers

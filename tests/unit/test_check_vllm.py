@@ -9,7 +9,7 @@ import pytest
 
 from reasoner.sampling.vllm.messages import StartEngine
 from scripts import check_vllm
-from scripts.check_vllm import Release, engine_arguments, imports_of_ours, missing, open_release
+from scripts.check_vllm import Release, engine_arguments, missing, open_release, own_imports
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_what_a_release_lacks_is_named(installed: Release, file: str) -> None:
 
 
 def test_the_contract_is_what_the_sources_import_and_pass() -> None:
-    imports = imports_of_ours()
+    imports = own_imports()
     assert {"vllm.LLM", "vllm.SamplingParams", "vllm.entrypoints.common.startup.cli_env_setup"} <= set(imports)
     assert not {place for places in check_vllm.IMPORTS.values() for place in places} & set(imports)
     arguments = engine_arguments()

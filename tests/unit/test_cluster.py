@@ -15,7 +15,7 @@ from reasoner.errors import UserError
 from reasoner.launch import coordination as board
 from reasoner.launch.cluster import HostEntry, Node, first_host, idle_nodes, read_hostfile, slurm_node
 from reasoner.launch.coordination import INTERRUPTED, NodeEnd, open_board
-from reasoner.launch.ssh import forwarded
+from reasoner.launch.ssh import forwarded_variables
 
 
 def test_a_hostfile(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_the_first_name_of_a_list(listed: str, first: str) -> None:
 
 def test_what_other_machines_get_of_the_environment() -> None:
     here = {"HF_TOKEN": "x", "NCCL_DEBUG": "INFO", "OMP_NUM_THREADS": "4", "REASONER_RUN": "y", "AWS_SECRET_KEY": "z"}
-    assert list(forwarded(here | {"CUDA_VISIBLE_DEVICES": "1", "HOME": "/root"})) == [
+    assert list(forwarded_variables(here | {"CUDA_VISIBLE_DEVICES": "1", "HOME": "/root"})) == [
         "HF_TOKEN",
         "NCCL_DEBUG",
         "OMP_NUM_THREADS",

@@ -626,10 +626,10 @@ def test_tests_of_another_shape_are_the_problems_fault(
 
 
 def test_tests_are_unpacked_once_for_all_responses_of_a_group() -> None:
-    packed_tests.unpacked_text.cache_clear()
+    packed_tests.unpack_text.cache_clear()
     for _ in range(3):
         read_contest(make_problem("?", "", tests=packed(json.dumps(CASES))), 0.0)
-    found = packed_tests.unpacked_text.cache_info()
+    found = packed_tests.unpack_text.cache_info()
     assert (found.misses, found.hits) == (1, 2)
 
 

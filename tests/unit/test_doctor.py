@@ -11,7 +11,7 @@ from types import MappingProxyType, ModuleType, SimpleNamespace
 
 import pytest
 
-from reasoner.cli.inspect.doctor import _gathered
+from reasoner.cli.inspect.doctor import _merge_package_rows
 from reasoner.doctor import environment as doctor
 from reasoner.doctor import gpu as doctor_gpu
 from reasoner.doctor.check import Diagnosis
@@ -259,7 +259,7 @@ def test_packages_with_nothing_to_say_are_one_row() -> None:
     old = Diagnosis("torch", "broken", "1.0", "upgrade it")
     quiet = [Diagnosis("peft", "ok", "0.21.2"), Diagnosis("gguf", "ok", "0.19.0+cpu.post1")]
     rest = [Diagnosis("disk", "ok", "71 GiB free"), Diagnosis("datasets", "missing", "not installed", "install it")]
-    assert list(_gathered([rest[0], quiet[0], old, quiet[1], rest[1]])) == [
+    assert list(_merge_package_rows([rest[0], quiet[0], old, quiet[1], rest[1]])) == [
         rest[0],
         Diagnosis("packages", "ok", "peft 0.21.2, gguf 0.19.0+cpu.post1"),
         old,

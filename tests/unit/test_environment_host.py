@@ -28,7 +28,7 @@ from reasoner.environments.workers.protocol import (
     dump_outcome,
     load_outcome,
 )
-from reasoner.environments.workers.worker_pool import SeatPool
+from reasoner.environments.workers.worker_pool import SessionPool
 from reasoner.errors import EnvironmentsError, RunError
 from reasoner.scoring.workers.protocol import COMMON, load_result
 from reasoner.scoring.workers.worker import ConfiguredSource
@@ -179,7 +179,7 @@ def test_a_worker_that_cannot_be_started_fails_its_call_alone(monkeypatch: pytes
     config = EnvironmentConfig(tools=["add"], workers=2)
     told: list[bytes] = []
     with selectors.DefaultSelector() as selector:
-        pool = SeatPool(choose(config, {"add": add}, {}), config, selector, told.append, lambda: None)
+        pool = SessionPool(choose(config, {"add": add}, {}), config, selector, told.append, lambda: None)
         before = set(Path("/proc/self/fd").iterdir())
         for call, seat in ((1, 0), (2, 7), (3, 7)):
             pool.submit(dump_call(call, seat, 1.0, REQUEST).rstrip(b"\n"))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from reasoner.learning.model import attention
 from scripts import gpu_check, gpu_checks_learner, gpu_checks_sampler
-from scripts.gpu_check import CHECKS, Outcome, page, run_apart, run_one, why_skipped
+from scripts.gpu_check import CHECKS, Outcome, page, run_apart, run_one, skip_note
 from scripts.gpu_models import FailedCheckError, Scene, build_models
 
 
@@ -100,11 +100,11 @@ def test_a_check_that_hangs_or_dies_is_a_result_too(
 
 def test_what_cannot_run_is_skipped_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_check, "find_spec", lambda name: None if name == "deepspeed" else object())
-    assert why_skipped("formats", True, []) == "needs a GPU"
-    assert why_skipped("formats", False, []) == ""
-    assert why_skipped("engine", False, ["vllm"]) == "vllm is left out"
-    assert why_skipped("deepspeed", False, []) == "deepspeed is not installed"
-    assert why_skipped("run", False, [], left=3.0) == "no time is left: scripts/gpu_check run"
+    assert skip_note("formats", True, []) == "needs a GPU"
+    assert skip_note("formats", False, []) == ""
+    assert skip_note("engine", False, ["vllm"]) == "vllm is left out"
+    assert skip_note("deepspeed", False, []) == "deepspeed is not installed"
+    assert skip_note("run", False, [], left=3.0) == "no time is left: scripts/gpu_check run"
 
 
 def test_a_check_ends_when_the_time_of_all_of_them_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

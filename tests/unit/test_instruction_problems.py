@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from reasoner.errors import ConfigError, DataError
-from reasoner_rewards.constraints import follows, read_constraints
+from reasoner_rewards.text_checks import follows, read_text_checks
 from reasoner_tasks.instruction_problems import CLASHING, SUBJECTS, instruction_problems
 
 
@@ -15,7 +15,7 @@ def test_every_answer_follows_its_instructions() -> None:
     problems = list(instruction_problems(900, 7, subjects="all"))
     assert len({problem["question"] for problem in problems}) == 900
     for problem in problems:
-        read = read_constraints("p", problem["instructions"])
+        read = read_text_checks("p", problem["instructions"])
         assert all(follows(problem["answer"], name, arguments) for name, arguments in read), problem
         kinds = {name for name, _ in read}
         assert len(kinds) == len(read) == problem["level"]
@@ -26,7 +26,7 @@ def test_most_answers_to_others_do_not() -> None:
     """An answer is no master key: a policy must read the instructions."""
     problems = list(instruction_problems(200, 7, levels=[1]))
     answer = problems[0]["answer"]
-    read = [read_constraints("p", problem["instructions"]) for problem in problems]
+    read = [read_text_checks("p", problem["instructions"]) for problem in problems]
     followed = sum(all(follows(answer, name, arguments) for name, arguments in each) for each in read)
     assert 0 < followed < 100
 

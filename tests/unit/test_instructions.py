@@ -11,8 +11,8 @@ import pytest
 from reasoner import Message, Problem, Response, Score
 from reasoner.errors import MissingDependencyError, UserError
 from reasoner_rewards import instructions as module
-from reasoner_rewards.constraints import CONSTRAINTS, follows
 from reasoner_rewards.instructions import instructions, loose_variants
+from reasoner_rewards.text_checks import TEXT_CHECKS, follows
 
 BENCHMARKS = pytest.mark.skipif(importlib.util.find_spec("if_verifiable") is None, reason="if-verifiable is missing")
 
@@ -66,7 +66,7 @@ def test_an_instruction_is_followed_or_not(
 
 
 def test_every_instruction_is_tried() -> None:
-    assert [each[0] for each in FOLLOWED] == list(CONSTRAINTS)
+    assert [each[0] for each in FOLLOWED] == list(TEXT_CHECKS)
 
 
 TWO = {"instructions": [{"id": "lower_case", "count": None}, {"id": "words", "count": 2}]}

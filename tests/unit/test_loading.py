@@ -333,6 +333,10 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
         (["model=3"], ["model = 3 (--set): must be a table with the keys path, dtype"]),
         (["sampling.top_p=1.0"], ["sampling.top_p (--set): no longer there, leave out: training samples"]),
         (
+            ["sampling.mode=server"],
+            ["sampling.mode (--set): no longer there, leave out: sampling.servers alone says whether servers sample"],
+        ),
+        (
             ["sampling.ahead=1"],
             ["sampling.ahead (--set): no longer there, set sampling.max_staleness: the same number"],
         ),
@@ -344,6 +348,15 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
         (
             ["run.ranks=6", "learning.sequence_parallel=4"],
             ["learning.sequence_parallel = 4 does not divide the 6 ranks", "possible: 1, 2, 3, 6"],
+        ),
+        (
+            ["learning.engine=deepspeed", "learning.optimizer=adamw-8bit"],
+            ["learning.optimizer = 'adamw-8bit' needs the torch engine"],
+        ),
+        (["run.ranks=2", "learning.optimizer=adamw-8bit"], ["needs the torch engine on one rank"]),
+        (
+            ["model.device=cpu", "learning.optimizer=paged-adamw-8bit"],
+            ["moves moments off a GPU, and model.device is 'cpu'"],
         ),
         (["learning.sequence_parallel=2"], ["does not divide the 1 rank into", "run.ranks, or --gpus"]),
         (

@@ -15,9 +15,9 @@ from tests.unit.test_architecture import keys
 TABLES = {"rewards", "plugins", "trackers"}
 
 
-@pytest.mark.parametrize("each", RENAMED, ids=lambda each: f"{each.framework} {each.theirs}")
+@pytest.mark.parametrize("each", RENAMED, ids=lambda each: f"{each.framework} {each.name}")
 def test_every_name_of_ours_is_a_key(each: object) -> None:
-    ours, note = each.ours, each.note  # type: ignore[attr-defined]
+    ours, note = each.key, each.note  # type: ignore[attr-defined]
     there = {key.replace(".entry", ".NAME") for key in keys()} | TABLES
     assert ours.replace("rewards.reward_model.", "rewards.NAME.") in there if ours else note
 
@@ -25,12 +25,12 @@ def test_every_name_of_ours_is_a_key(each: object) -> None:
 def test_the_names_are_those_that_people_know() -> None:
     counted = Counter(each.framework for each in RENAMED)
     assert min(counted["TRL"], counted["verl"]) >= 40
-    assert len({(each.framework, each.theirs) for each in RENAMED}) == len(RENAMED)
-    there = {each.theirs.rpartition(".")[2] for each in RENAMED}
+    assert len({(each.framework, each.name) for each in RENAMED}) == len(RENAMED)
+    there = {each.name.rpartition(".")[2] for each in RENAMED}
     assert there >= {"beta", "num_generations", "kl_coef", "ppo_mini_batch_size", "max_completion_length", "n", "lr"}
     assert "vllm_gpu_memory_utilization" in there
     for each in RENAMED:  # a key that there is here needs no table
-        assert each.theirs not in {key for key in keys() if key != each.ours}, each
+        assert each.name not in {key for key in keys() if key != each.key}, each
 
 
 UNKNOWN = {

@@ -196,10 +196,10 @@ def test_what_this_command_runs_in_is_left_alone(started: Any, monkeypatch: pyte
     run, _, _, namespace = new_marker().split(".")
     over = f"{run}.{os.getpid()}.1.{namespace}"
     process, _ = started("sleep", "60", env=os.environ | {MARKER: over})
-    monkeypatch.setattr(abandoned, "_around", lambda: [over])
+    monkeypatch.setattr(abandoned, "_ancestor_marks", lambda: [over])
     abandoned.remove_abandoned_runs()
     assert process.poll() is None
-    monkeypatch.setattr(abandoned, "_around", lambda: [])
+    monkeypatch.setattr(abandoned, "_ancestor_marks", lambda: [])
     abandoned.remove_abandoned_runs()
     assert process.wait(10) == -signal.SIGKILL
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from reasoner.io.parsing import parse_toml
 from tests.command import Cli
 from tests.tiny import build_tiny_model
 
@@ -129,3 +130,36 @@ def test_bad_input_is_one_message(cli: Cli, seven: str) -> None:
     outcome = cli("plan", "math-gsm8k", "--model", "/no/such/folder")
     assert (outcome.code, "there is no such folder" in outcome.err) == (2, True)
     assert cli("plan").code == 2
+
+
+PLAN = ("plan", "math-gsm8k", "--profile", "gpu", "--gpu-memory", "80", "--model")
+
+
+def test_what_fits_is_written_as_a_file_that_can_be_used(cli: Cli, seven: str, tmp_path: Path) -> None:
+    file = tmp_path / "fits.toml"
+    outcome = cli(*PLAN, seven, "--write", str(file))
+    assert (outcome.code, outcome.err) == (0, "")
+    assert f"--config {file}" in "".join(outcome.out.splitlines())
+    written = parse_toml(file.read_text())
+    assert written["model"]["path"] == seven
+    assert written["learning"]["deepspeed"]["offload_optimizer"] is True
+    again = json.loads(
+        cli("plan", "math-gsm8k", "--profile", "gpu", "--gpu-memory", "80", "--config", str(file), "--json").out
+    )
+    assert again["change"] == {}
+    assert {moment["verdict"] for moment in again["moments"]} <= {"fits", "not known"}
+    refused = cli(*PLAN, seven, "--write", str(file))
+    assert refused.code == 2
+    assert "is there already" in refused.err
+    nowhere = cli(*PLAN, seven, "--write", str(tmp_path / "no" / "fits.toml"))
+    assert nowhere.code == 2
+    assert "cannot be written: No such file or directory" in "".join(nowhere.err.split("\n"))
+
+
+def test_nothing_is_written_where_nothing_fits(cli: Cli, seven: str, tmp_path: Path) -> None:
+    file = tmp_path / "fits.toml"
+    outcome = cli(*PLAN[:5], "8", "--model", seven, "--write", str(file))
+    assert outcome.code == 2
+    assert "nothing is written to" in outcome.err
+    assert "No setting makes it fit: take a smaller model" in " ".join(outcome.err.split())
+    assert not file.exists()

@@ -286,15 +286,15 @@ def test_the_stacks_are_shown_where_no_rank_said_why(tmp_path: Path) -> None:
     error += ['  File "torch.py", line 8, in all_reduce', GLOO]
     (run / "stacks.txt").write_text("\n".join(error))
     logs = tmp_path / "logs"
-    shown = launch._stood(NodeEnd(1, 0.0, "", 1), logs, run)
+    shown = launch._stack_report(NodeEnd(1, 0.0, "", 1), logs, run)
     assert shown.splitlines()[1:4] == ["rank 0:", *error[3:4], *error[1:2]]
     assert shown.splitlines()[4:-1] == ["rank 10:", *main[:12]]
     assert str(run) in shown.splitlines()[-1]
-    assert launch._stood(NodeEnd(0, 0.0, "", 1), logs, run) == ""
-    assert launch._stood(NodeEnd(1, 0.0, "", 1), logs, None) == ""
+    assert launch._stack_report(NodeEnd(0, 0.0, "", 1), logs, run) == ""
+    assert launch._stack_report(NodeEnd(1, 0.0, "", 1), logs, None) == ""
     (logs / "job" / "attempt_0" / "1").mkdir(parents=True)
     (logs / "job" / "attempt_0" / "1" / "stacks.txt").write_text("\n".join(dump))
-    assert launch._stood(NodeEnd(1, 0.0, "", 1), logs, None).splitlines()[1:3] == ["rank 1:", main[0]]
+    assert launch._stack_report(NodeEnd(1, 0.0, "", 1), logs, None).splitlines()[1:3] == ["rank 1:", main[0]]
     forget_stacks(run)
     assert [each for each in run.rglob("*") if each.is_file()] == []
 
@@ -330,4 +330,4 @@ def test_a_rank_tells_its_launcher_why(tmp_path: Path, monkeypatch: pytest.Monke
     assert not launch.report(ValueError("x"), 1)
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
     assert launch.report(ValueError("unexpected"), 1)
-    assert "ValueError: unexpected" in launch._said(str(tmp_path / "error.json"))["message"]
+    assert "ValueError: unexpected" in launch._read_error_file(str(tmp_path / "error.json"))["message"]

@@ -35,7 +35,7 @@ from reasoner.runs.resuming.rules import (
     allowed,
     load_resumed,
 )
-from reasoner.runs.starts import moved_on, read_starts
+from reasoner.runs.starts import environment_changes, read_starts
 from tests.unit.test_architecture import keys
 from tests.unit.test_checkpoints import evaluation
 from tests.unit.test_run_folder import rollouts
@@ -343,7 +343,7 @@ def test_other_versions_are_noted(tmp_path: Path) -> None:
     before = describe({"device": "cpu"})
     packages = dict(before["packages"]) | {"torch": "1.0"}
     del packages["numpy"]
-    found = moved_on(before | {"packages": packages, "cores": {"threads": 999}}, before)
+    found = environment_changes(before | {"packages": packages, "cores": {"threads": 999}}, before)
     assert [note.split()[0] for note in found] == ["numpy", "torch", "number"]
     assert found[0] == f"numpy was not there, and is {before['packages']['numpy']}."
 

@@ -62,9 +62,9 @@ def _puzzle(draw: Random, largest: int) -> dict[str, Any]:
         read = [read_rule(rule, frozenset(NAMES)) for rule in rules]
         if len(list(islice(solutions(domains, read), 2))) == 1:
             break
-    told = " ".join(rules.values())
+    text = " ".join(rules.values())
     return {
-        "question": f"a, b and c are whole numbers from 1 to {largest}. {told} Which numbers are they?",
+        "question": f"a, b and c are whole numbers from 1 to {largest}. {text} Which numbers are they?",
         "answer": ", ".join(f"{name} = {value}" for name, value in hidden.items()),
         "variables": domains,
         "rules": list(rules),

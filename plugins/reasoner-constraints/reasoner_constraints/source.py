@@ -117,13 +117,13 @@ def _fault(problem: Problem, puzzle: Puzzle, answer: str) -> str:
         )
     if answer.lower() == NONE:
         return "there is a solution" if _count(problem) else ""
-    given: dict[str, Value] = {}
+    values: dict[str, Value] = {}
     for pair in answer.split(","):
         match = _PAIR.fullmatch(pair)
-        if match is None or match[1] in given:
+        if match is None or match[1] in values:
             return f"{pair.strip()[:40]!r} is no value of another variable"
-        given[match[1]] = int(match[2]) if match[2].lstrip("-").isdecimal() else match[2]
-    return puzzle.solves(given)
+        values[match[1]] = int(match[2]) if match[2].lstrip("-").isdecimal() else match[2]
+    return puzzle.solves(values)
 
 
 def _puzzle(problem: Problem) -> Puzzle:
@@ -154,13 +154,13 @@ def _count(problem: Problem) -> int:
     puzzle = _puzzle(problem)
     key = tuple((name, values) for name, values in puzzle.domains.items())
     try:
-        return _counted(key, tuple(rule.text for rule in puzzle.rules))
+        return _count_solutions(key, tuple(rule.text for rule in puzzle.rules))
     except ValueError as error:
         raise ValueError(f"problem {problem.id!r}: {error}") from None
 
 
 @lru_cache(maxsize=1024)  # the responses of a group share their puzzle
-def _counted(domains: tuple[tuple[str, tuple[Value, ...]], ...], rules: tuple[str, ...]) -> int:
+def _count_solutions(domains: tuple[tuple[str, tuple[Value, ...]], ...], rules: tuple[str, ...]) -> int:
     names = frozenset(name for name, _ in domains)
     solved = solutions(dict(domains), [read_rule(rule, names) for rule in rules])
     return sum(1 for _ in islice(solved, 10**6))

@@ -36,19 +36,19 @@ def final_answer(text: str, extract: Extract) -> Answer:
     box = text.rfind(_BOX) if extract in ("auto", "boxed") else -1
     tag = text.rfind(_OPEN) if extract in ("auto", "answer") else -1
     if box > tag:
-        return _found(_braced(text[box + len(_BOX) :]), "boxed", "the box is not closed")
+        return _make_answer(_braced_text(text[box + len(_BOX) :]), "boxed", "the box is not closed")
     if tag >= 0:
         content, closing, _ = text[tag + len(_OPEN) :].partition(_CLOSE)
-        return _found(content if closing else None, "answer", "the <answer> is not closed")
+        return _make_answer(content if closing else None, "answer", "the <answer> is not closed")
     if extract in ("boxed", "answer"):
         return Answer(None, "none", "there is no " + (_OPEN if extract == "answer" else _BOX + "}"))
     text = text.strip()
     if extract == "all":
-        return _found(text, "all", "")
-    return _found(text.rpartition("\n")[2], "last_line", "")
+        return _make_answer(text, "all", "")
+    return _make_answer(text.rpartition("\n")[2], "last_line", "")
 
 
-def _found(content: str | None, method: Literal["boxed", "answer", "last_line", "all"], unclosed: str) -> Answer:
+def _make_answer(content: str | None, method: Literal["boxed", "answer", "last_line", "all"], unclosed: str) -> Answer:
     if content is None:
         return Answer(None, method, unclosed)
     if len(content) > MOST:
@@ -56,7 +56,7 @@ def _found(content: str | None, method: Literal["boxed", "answer", "last_line", 
     return Answer(content.strip(), method) if content.strip() else Answer(None, method, "the answer is empty")
 
 
-def _braced(text: str) -> str | None:
+def _braced_text(text: str) -> str | None:
     """What stands before the brace that closes; None: none does."""
     depth = 1
     for brace in _BRACE.finditer(text):

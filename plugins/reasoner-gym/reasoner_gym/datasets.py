@@ -44,11 +44,11 @@ def make(name: str, config: Mapping[str, Any], *, seed: int = 0, size: int = 1) 
         raise ConfigError(
             f"reasoning-gym has no dataset {name!r}.{nearest(name, known)} See `reasoner tasks show gym`."
         )
-    made: Dataset = factory.create_dataset(name, seed=seed, size=size, **_checked(name, config))
-    return made
+    dataset: Dataset = factory.create_dataset(name, seed=seed, size=size, **_check_config(name, config))
+    return dataset
 
 
-def _checked(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def _check_config(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields as the dataset's configuration takes them: lists as tuples where its default is one."""
     _, config_class = _factory().DATASETS[name]
     fields = {field.name: field for field in dataclasses.fields(config_class) if field.name not in RESERVED}
@@ -63,12 +63,12 @@ def _checked(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
             )
         values[key] = tuple(value) if isinstance(value, list) and isinstance(fields[key].default, tuple) else value
     try:
-        made = config_class(**values)
-        if hasattr(made, "validate"):
-            made.validate()
+        built = config_class(**values)
+        if hasattr(built, "validate"):
+            built.validate()
     except (AssertionError, TypeError, ValueError) as error:
-        given = ", ".join(f"{key} = {value!r}" for key, value in config.items()) or "its defaults"
-        raise ConfigError(f"the dataset {name!r} refuses {given}: {error or type(error).__name__}.") from error
+        settings = ", ".join(f"{key} = {value!r}" for key, value in config.items()) or "its defaults"
+        raise ConfigError(f"the dataset {name!r} refuses {settings}: {error or type(error).__name__}.") from error
     return values
 
 

@@ -69,7 +69,7 @@ def _check_problem(problem: Problem, options: SqlOptions) -> str:
         ValueError: it fails, or returns the same rows everywhere, which a query of constants would too.
     """
     _is_ordered(problem, options)
-    results = _expected(problem, options)
+    results = _reference_results(problem, options)
     bags = {json.dumps(sorted(map(str, rows))) for rows in results}
     if len(bags) < 2:
         raise ValueError(
@@ -99,7 +99,7 @@ def sql(problem: Problem, response: Response, *, options: SqlOptions) -> Score:
         ValueError: the problem has no databases, or the reference fails (the problem is broken, not the response).
         SandboxError: the sandbox did not do its work.
     """
-    expected = _expected(problem, options)
+    expected = _reference_results(problem, options)
     text = after_thinking(response.text)
     if text is None:
         return Score(0.0, {"query": None, "rows": []}, "the think block is not closed")
@@ -112,7 +112,9 @@ def sql(problem: Problem, response: Response, *, options: SqlOptions) -> Score:
         return Score(0.0, {"query": query[:SHOWN], "rows": []}, str(error))
     ordered = _is_ordered(problem, options)
     differs = [
-        i for i, (mine, theirs) in enumerate(zip(results, expected, strict=True), 1) if not same(mine, theirs, ordered)
+        i
+        for i, (rows, expected_rows) in enumerate(zip(results, expected, strict=True), 1)
+        if not same(rows, expected_rows, ordered)
     ]
     parts = {"query": query[:SHOWN], "rows": [len(rows) for rows in results]}
     return Score(float(not differs), parts, f"other rows on database {differs[0]}" if differs else "")
@@ -157,10 +159,10 @@ def _numbers(row: Sequence[Any]) -> list[int | float]:
 def _are_close(row: Sequence[Any], other: Sequence[Any]) -> bool:
     """Whether the numbers of two rows are the same: whole ones exactly, others nearly."""
     return all(
-        mine == theirs
-        if isinstance(mine, int) and isinstance(theirs, int)
-        else math.isclose(mine, theirs, rel_tol=TOLERANCE)
-        for mine, theirs in zip(_numbers(row), _numbers(other), strict=True)
+        left == right
+        if isinstance(left, int) and isinstance(right, int)
+        else math.isclose(left, right, rel_tol=TOLERANCE)
+        for left, right in zip(_numbers(row), _numbers(other), strict=True)
     )
 
 
@@ -188,7 +190,7 @@ def _databases(problem: Problem) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _expected(problem: Problem, options: SqlOptions) -> tuple[Any, ...]:
+def _reference_results(problem: Problem, options: SqlOptions) -> tuple[Any, ...]:
     databases, query = _databases(problem), query_in(problem.answer)
     try:
         return _reference(databases, query, options)

@@ -149,8 +149,8 @@ def _needs(term: Term) -> list[str]:
     if term.needs_reference:
         needs.append("a reference policy: a frozen copy of the initial model, made automatically")
     if isinstance(term.credit, Teacher):
-        whose = "your [teacher]" if term.credit.sees == "prompt" else "the initial model, or your [teacher]"
-        needs.append(f"a frozen teacher with the same tokenizer: {whose}")
+        teacher = "your [teacher]" if term.credit.sees == "prompt" else "the initial model, or your [teacher]"
+        needs.append(f"a frozen teacher with the same tokenizer: {teacher}")
     if term.needs_critic:
         needs.append("a critic: a value model of its own ([critic])")
     if term.needs_greedy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pluggy
 import tomli_w
@@ -26,6 +26,9 @@ from reasoner.plugins.options import prose_of
 from reasoner.plugins.tool_api import Tool
 from reasoner.processes.lifetime import guard_processes, interruptible
 from reasoner.records import Message, Problem, ToolCall
+
+if TYPE_CHECKING:
+    from reasoner.testing.environment_contract import Episode
 
 app = typer.Typer(help="List and show tools and environments, and play with one.", no_args_is_help=True)
 
@@ -93,7 +96,7 @@ def play_script(
             metavar="TOML", help='Problem that an environment starts with: \'{question = "..", answer = "7"}\'.'
         ),
     ] = None,
-    given: Annotated[
+    option_values: Annotated[
         str | None, typer.Option("--options", metavar="TOML", help="Options as a TOML table: '{max_digits = 50}'.")
     ] = None,
     plugin: options.Plugins = None,
@@ -113,23 +116,33 @@ def play_script(
 
     files = list(plugin or ())
     item = _find(name, hooks.build_manager(files))
-    own = parse_table("--options", given)
+    own_options = parse_table("--options", option_values)
     if isinstance(item, Tool):
         if turn or problem:
             raise UserError(f"{name!r} is a tool: give the arguments of a call, --arguments '{{...}}'.")
-        config = EnvironmentConfig(tools=[name], tool_options={name: own} if own else {})
+        config = EnvironmentConfig(tools=[name], tool_options={name: own_options} if own_options else {})
         turns = [scripted("", ToolCall(name, parse_table("--arguments", arguments)))]
     else:
         if arguments:
             raise UserError(f"{name!r} is an environment: say what the policy writes, --turn TEXT for each turn.")
-        config = EnvironmentConfig(name=name, options=own, max_turns=max(8, len(turn or ())))
+        config = EnvironmentConfig(name=name, options=own_options, max_turns=max(8, len(turn or ())))
         turns = [scripted(text) for text in turn or ()]
     with interruptible(), guard_processes(), open_environments(config, files, print, print) as service:
-        game = play(service, problem_of(parse_table("--problem", problem)), turns)
-    console, failed = out(), bool(game.failure)
-    for message in game.opening:
+        episode = play(service, problem_of(parse_table("--problem", problem)), turns)
+    if _print_episode(out(), episode, ends=not isinstance(item, Tool)):
+        raise typer.Exit(1)
+
+
+def _print_episode(console: Console, episode: Episode, *, ends: bool) -> bool:
+    """Print what the policy wrote and what came back; True: the environment or a tool failed.
+
+    Args:
+        ends: say after which turn the response ends.
+    """
+    failed = bool(episode.failure)
+    for message in episode.opening:
         _print_line(console, "prompt", message.content)
-    for played in game.turns:
+    for played in episode.turns:
         if played.turn.text:
             _print_line(console, "policy", played.turn.text)
         if (seen := played.observation) is not None:
@@ -137,13 +150,12 @@ def play_script(
                 failed = failed or bool(error) or any(call.error for call in played.turn.calls)
                 _print_line(console, message.name or message.role, message.content)
             facts = [f"reward {seen.reward:g}"] if seen.reward is not None else []
-            facts += ["the response ends"] if seen.done and not isinstance(item, Tool) else []
+            facts += ["the response ends"] if seen.done and ends else []
             if facts:
                 console.print(Text(f"  ({', '.join(facts)})"))
-    if game.failure:
-        console.print(Text(f"The environment failed: {game.failure}", style="bold red"))
-    if failed:
-        raise typer.Exit(1)
+    if episode.failure:
+        console.print(Text(f"The environment failed: {episode.failure}", style="bold red"))
+    return failed
 
 
 def problem_of(row: dict[str, Any]) -> Problem:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,9 +15,10 @@ from rich.text import Text
 from reasoner.cli import options
 from reasoner.cli.console import out
 from reasoner.config import Config
-from reasoner.errors import ConfigError
+from reasoner.errors import ConfigError, UserError
 from reasoner.learning.factory import describe_learner
 from reasoner.loading import Resolved, load_config
+from reasoner.loading.dump import settings_toml
 from reasoner.planning.decide import decide, planned_engine
 from reasoner.planning.estimate import FitVerdict, RunEstimate, find_estimate
 from reasoner.planning.feasibility import refuse_impossible
@@ -53,6 +55,12 @@ def plan(
     config: options.ConfigFiles = None,
     sets: options.Sets = None,
     plugin: options.Plugins = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write what fits as a TOML file for `reasoner run TASK --config FILE`; must not exist."
+        ),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the plan as JSON, and nothing else.")] = False,
 ) -> None:
     """Estimate the memory and disk that a run takes, before anything is loaded.
@@ -64,6 +72,8 @@ def plan(
     reasoner plan math-gsm8k=2 code-stdin=1 --profile laptop
 
     reasoner plan math-gsm8k --profile gpu --gpus 8 --gpu-memory 80 --model Qwen/Qwen2.5-7B-Instruct
+
+    reasoner plan math-gsm8k --profile gpu --gpu-memory 24 --model Qwen/Qwen2.5-1.5B-Instruct --write fits.toml
     """
     arguments = list(sets or ())
     if model is not None:
@@ -78,6 +88,37 @@ def plan(
         typer.echo(json.dumps(as_json(estimate), indent=2, ensure_ascii=False))
     else:
         _print(resolved, estimate)
+    if write is not None:
+        _write(write, estimate, arguments)
+        typer.echo(f"written: {write}; use it with --config {write}", err=json_)
+
+
+def _write(file: Path, estimate: RunEstimate, arguments: Sequence[str]) -> None:
+    """The settings of the command line and those that make the run fit, as a file.
+
+    Raises:
+        UserError: nothing fits, or the file is there or cannot be written.
+    """
+    if estimate.advice is None:
+        raise UserError(f"nothing is written to {file}: {estimate.advise()}")
+    values = json.loads(estimate.config.model_dump_json())
+    chosen = {setting.partition("=")[0].strip(): None for setting in arguments}
+    settings = {key: _value(values, key) for key in chosen} | dict(estimate.advice)
+    text = f"# Fits {_where(estimate)}, as `reasoner plan` estimates.\n{settings_toml(settings)}"
+    try:
+        with file.open("x", encoding="utf-8") as opened:
+            opened.write(text)
+    except FileExistsError:
+        raise UserError(f"{file} is there already; give --write another name, or remove it.") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}.") from error
+
+
+def _value(values: Mapping[str, Any], key: str) -> Any:
+    """What the configuration has at a dotted key."""
+    for part in key.split("."):
+        values = values[part]
+    return values
 
 
 def _estimate(resolved: Resolved, gpus: int, gpu_memory: float | None) -> RunEstimate:
@@ -147,15 +188,12 @@ def _print(resolved: Resolved, estimate: RunEstimate) -> None:
 
 def _facts(resolved: Resolved, estimate: RunEstimate) -> Mapping[str, str]:
     config, model, machine = estimate.config, estimate.model, estimate.machine
-    where = f"{machine.device}, {_counted(config.run.ranks, 'rank')}"
-    if machine.planned:
-        where += f", {_size(machine.gpu_bytes)} each (--gpu-memory, not this machine)"
     adapter = f", adapter {model.adapter / 1e6:,.1f} million" if model.adapter else ""
     facts = {
         "task": f"{config.task}, profile {config.profile or 'none'} ({resolved.origins['profile']})",
         "model": f"{config.model.path}: {model.parameters / 1e6:,.1f} million parameters{adapter}, "
         f"{config.model.dtype}",
-        "machine": f"{where}; {config.learner}"
+        "machine": f"{_where(estimate)}; {config.learner}"
         + (f", ZeRO {_stage(estimate)}" if config.learner == "deepspeed" else ""),
         "step": _step(estimate),
     }
@@ -168,6 +206,13 @@ def _facts(resolved: Resolved, estimate: RunEstimate) -> Mapping[str, str]:
         facts["hand-over"] = estimate.described_handover
     facts["disk"] = f"{_size(estimate.disk_bytes)} at most; a checkpoint {_size(estimate.checkpoint_bytes)}"
     return facts
+
+
+def _where(estimate: RunEstimate) -> str:
+    """The machine in words."""
+    machine = estimate.machine
+    where = f"{machine.device}, {_counted(estimate.config.run.ranks, 'rank')}"
+    return where + (f", {_size(machine.gpu_bytes)} each (--gpu-memory, not this machine)" if machine.planned else "")
 
 
 def _stage(estimate: RunEstimate) -> str:

@@ -95,7 +95,7 @@ def check(
         Path | None,
         typer.Option(metavar="FILE", help=CasesHelp),
     ] = None,
-    given: Options = None,
+    option_values: Options = None,
     plugin: options.Plugins = None,
 ) -> None:
     """Check that a plugin's reward sources, tools and environments keep the contract, in the same worker processes that
@@ -117,7 +117,7 @@ def check(
         files.append(name)
     items = _registered_by(name, hooks.build_manager(files))
     known = load_cases(cases) if cases is not None else []
-    own_options = parse_options(given)
+    own_options = parse_options(option_values)
     if own_options and len(items) > 1:
         raise UserError(
             f"--options are those of one source, and {name!r} has {', '.join(source.name for source in items)}: "
@@ -141,7 +141,10 @@ def check(
             unreached += [item.name] if checklist.unreached else []
     if unreached:
         console.print(
-            Text(f"\nNot everything was checked of {', '.join(unreached)}: give problems of its kind, --cases FILE.")
+            Text(
+                f"\nNot everything was checked of {', '.join(unreached)}: the lines with '-' say why; --cases FILE "
+                "gives problems of its kind."
+            )
         )
     if failed:
         console.print(Text(f"\nThe contract is broken by {', '.join(failed)}.", style="bold red"))

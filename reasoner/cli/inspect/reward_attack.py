@@ -15,7 +15,7 @@ from rich.text import Text
 from reasoner.cli import options
 from reasoner.cli.console import out
 from reasoner.cli.inspect.reward_inputs import (
-    least_correct,
+    correctness_threshold,
     reward_of,
     short_text,
     source_service,
@@ -53,7 +53,7 @@ def attack_source(
     cases: Annotated[Path | None, typer.Option(metavar="FILE", help=f"{CasesHelp} Their problems are used.")] = None,
     profile: options.Profile = None,
     sets: options.Sets = None,
-    given: Options = None,
+    option_values: Options = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")] = False,
     plugin: options.Plugins = None,
     unsandboxed: options.Unsandboxed = False,
@@ -84,10 +84,10 @@ def attack_source(
         resolved = task_config(task, profile, sets, plugin)
         config, manager = resolved.config, resolved.manager
         source = hooks.find("reward source", name, hooks.reward_sources(manager), LISTING)
-        reward, plugins = reward_of(config, name, given), config.plugins
-        problems, least = task_problems(config, manager), least_correct(config, name)
+        reward, plugins = reward_of(config, name, option_values), config.plugins
+        problems, least = task_problems(config, manager), correctness_threshold(config, name)
     else:
-        reward, plugins, least = RewardConfig(source=name, options=parse_options(given)), plugin or [], 1.0
+        reward, plugins, least = RewardConfig(source=name, options=parse_options(option_values)), plugin or [], 1.0
         problems = [case.problem for case in load_cases(cases)] if cases is not None else list(EXAMPLES)
     chosen = _spread(_distinct(problems))
     report = _attack(reward, source.rewarded(reward.options), chosen, plugins, manager, least)
@@ -138,7 +138,7 @@ def _print(console: Console, report: AttackReport) -> None:
     table.add_column("")
     for name, payments in report.by_attack.items():
         row = _row(report, payments)
-        table.add_row(name, *(str(row[key]) for key in ("tried", "failed", "highest", "paid")), _said(row))
+        table.add_row(name, *(str(row[key]) for key in ("tried", "failed", "highest", "paid")), _note_cell(row))
     console.print(table)
     for payment in report.wrong[:MOST]:
         console.print(Text(f"\n{payment.attack.name}: paid {verdict_text(payment.component)}", style="bold"))
@@ -164,7 +164,7 @@ def _row(report: AttackReport, payments: Sequence[Payment]) -> dict[str, Any]:
     }
 
 
-def _said(row: Mapping[str, Any]) -> Text:
+def _note_cell(row: Mapping[str, Any]) -> Text:
     if row["wrong"]:
         return Text("must not be paid", style="bold red")
     return Text("its nature" if row["paid"] else "")

@@ -17,7 +17,7 @@ from rich.text import Text
 from reasoner.cli import options
 from reasoner.cli.console import out
 from reasoner.cli.inspect.reward_inputs import (
-    least_correct,
+    correctness_threshold,
     reward_of,
     short_text,
     source_service,
@@ -50,7 +50,7 @@ def score_references(
     task: Annotated[str | None, typer.Option(help="Task whose data is used; without it, every task with it.")] = None,
     profile: options.Profile = None,
     sets: options.Sets = None,
-    given: Options = None,
+    option_values: Options = None,
     plugin: options.Plugins = None,
     unsandboxed: options.Unsandboxed = False,
 ) -> None:
@@ -79,8 +79,10 @@ def score_references(
             out().print(Text(f"{name} on {config.task}: not tested: {error}"))
             continue
         tested += 1
-        rejected += _test_references(resolved, reward_of(config, name, given), problems)
-        rejected += _test_problems(hooks.reward_sources(manager)[name], reward_of(config, name, given), problems)
+        rejected += _test_references(resolved, reward_of(config, name, option_values), problems)
+        rejected += _test_problems(
+            hooks.reward_sources(manager)[name], reward_of(config, name, option_values), problems
+        )
     if rejected or not tested:
         raise typer.Exit(1)
 
@@ -90,7 +92,7 @@ def _test_references(resolved: Resolved, reward: RewardConfig, problems: Sequenc
     config, console, name = resolved.config, out(), reward.source
     console.print(Text(f"{name} on {config.task}{f', profile {config.profile}' if config.profile else ''}"))
     answered = [problem for problem in problems if problem.answer]
-    least = least_correct(config, name)
+    least = correctness_threshold(config, name)
     with source_service(reward, config.scoring, config.plugins, resolved.manager) as scorer, counting() as count:
         result = self_test(scorer, answered, count, least)
     _print_self_test(console, result, len(problems), least)
@@ -116,7 +118,7 @@ def _test_problems(source: RewardSource, reward: RewardConfig, problems: Sequenc
 def bench_cases(
     name: Name,
     cases: Annotated[Path, typer.Option(metavar="FILE", help=CasesHelp)],
-    given: Options = None,
+    option_values: Options = None,
     workers: Workers = 2,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit code 1 when a verdict is not the expected one.")
@@ -131,7 +133,7 @@ def bench_cases(
     manager = hooks.build_manager(plugin or ())
     hooks.find("reward source", name, hooks.reward_sources(manager), LISTING)
     known = load_cases(cases)
-    reward = RewardConfig(source=name, options=parse_options(given))
+    reward = RewardConfig(source=name, options=parse_options(option_values))
     scoring = ScoringConfig(workers=workers)
     with source_service(reward, scoring, plugin or (), manager) as scorer, counting() as count:
         started = time.perf_counter()

@@ -61,7 +61,7 @@ def reward_of(config: Config, name: str, chosen: str | None) -> RewardConfig:
     return RewardConfig(source=name, options={**own.options, **parse_options(chosen)}, timeout_s=own.timeout_s)
 
 
-def least_correct(config: Config, name: str) -> float:
+def correctness_threshold(config: Config, name: str) -> float:
     """The value from which on a response is correct by the source."""
     evaluation = config.evaluation
     return evaluation.threshold if evaluation is not None and evaluation.correct == name else 1.0

@@ -61,8 +61,8 @@ def evaluate(
 
     reasoner eval --resume runs/20260101-120000-eval-math-500 --json
     """
-    given = (tasks, model, samples, temperature, profile, output, config, sets, plugin)
-    if resume is not None and any(value not in (None, []) for value in given):
+    values = (tasks, model, samples, temperature, profile, output, config, sets, plugin)
+    if resume is not None and any(value not in (None, []) for value in values):
         raise UserError(
             "--resume continues an evaluation with its own configuration; it takes no task and no option but --json."
         )

@@ -39,14 +39,14 @@ def export(
     from reasoner.report.model_card import export as write
 
     saved = read_run(find_run(run))
-    model = run_model(saved, _which(step))
+    model = run_model(saved, _parse_step(step))
     written = write(saved, model, to)
     ended = "" if saved.state == "finished" else f", {saved.state}"
     what = f"after step {model.step} of {saved.planned_steps}{ended} ({model.folder})"
     out().print(Text(f"{to}: {size(written)}, {what}"), soft_wrap=True)
 
 
-def _which(step: str) -> Which:
+def _parse_step(step: str) -> Which:
     if step in ("last", "best"):
         return step  # type: ignore[return-value]
     if step.isdecimal():

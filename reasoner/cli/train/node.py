@@ -7,6 +7,6 @@ from reasoner.models.resolve import resolve_model
 
 def node() -> None:
     """Start the ranks of one machine: reasoner's own command; what to do comes on standard input."""
-    from reasoner.launch.ssh import carry_out
+    from reasoner.launch.ssh import serve_request
 
-    carry_out(resolve_model)
+    serve_request(resolve_model)

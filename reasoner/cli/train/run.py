@@ -124,7 +124,7 @@ def run(
         _refuse_beside_resume(
             {"TASK": task, "--profile": profile, "--output": output, "--config": config, "--plugin": plugin}
         )
-        resolved, resumed = _resumed(resume, arguments, accept=accept)
+        resolved, resumed = _load_resume(resume, arguments, accept=accept)
     elif accept:
         raise UserError("--accept-changes only applies to a resumed run: add --resume RUN.")
     elif task:
@@ -150,7 +150,7 @@ def _as_settings(sets: Sequence[str], **values: object) -> list[str]:
     return [*sets, *(f"{key}={value}" for key, value in quoted.items())]
 
 
-def _resumed(name: str, arguments: Sequence[str], *, accept: bool) -> tuple[Resolved, Resume]:
+def _load_resume(name: str, arguments: Sequence[str], *, accept: bool) -> tuple[Resolved, Resume]:
     folder = find_run(name)
     resolved, changes = load_resumed(folder, arguments, accept=accept)
     return ready(resolved), Resume(folder, changes, accept)

@@ -43,7 +43,7 @@ def serve(
     sets: options.Sets = None,
     plugin: options.Plugins = None,
 ) -> None:
-    """Start a vLLM server for runs with sampling.mode = "server".
+    """Start a vLLM server that samples for runs which list it in sampling.servers.
 
     Whoever can reach its port can change its model: keep it on 127.0.0.1 or a private network, and set the
     environment variable VLLM_API_KEY to the same secret for server and run.
@@ -52,13 +52,13 @@ def serve(
 
     reasoner serve math-gsm8k --port 8000
 
-    reasoner run math-gsm8k --set sampling.mode=server --set 'sampling.servers=["http://127.0.0.1:8000"]'
+    reasoner run math-gsm8k --set 'sampling.servers=["http://127.0.0.1:8000"]'
     """
     from reasoner.benchmarks.parts import alone
 
     chosen = alone(_load(task, profile, config or (), sets or (), plugin or ())).config
     choose_engine(SamplingConfig(engine="vllm"))  # refuses where there is none
-    served: dict[str, Any] = {"engine": "vllm", "mode": "colocated"}  # whatever the runs of the task do
+    served: dict[str, Any] = {"engine": "vllm", "servers": []}  # whatever the runs of the task do
     if tensor_parallel is not None:
         served["tensor_parallel"] = tensor_parallel
     chosen = chosen.model_copy(update={"sampling": chosen.sampling.model_copy(update=served)})
@@ -84,4 +84,4 @@ def _load(
 def _say_ready(url: str) -> None:
     guarded = f"requires the key in {KEY}" if os.environ.get(KEY) else f"requires no key ({KEY} is not set)"
     out().print(f"\nready at {url}; {guarded}. Give it to a run:", soft_wrap=True)
-    out().print(f"  --set sampling.mode=server --set 'sampling.servers=[\"{url}\"]'", soft_wrap=True, markup=False)
+    out().print(f"  --set 'sampling.servers=[\"{url}\"]'", soft_wrap=True, markup=False)

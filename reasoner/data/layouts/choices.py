@@ -161,7 +161,7 @@ class Choices:
         if has_own_answer and 2 * answered > len(options) and all(reading.field != "answer" for reading in chosen):
             report.note(section, _other_field_note(section, field, chosen[0].field))
             return None
-        reading = _agreed(_strongest(chosen), rows, options, section)
+        reading = _agreeing_reading(_strongest(chosen), rows, options, section)
         return cls(section, field, options, reading, is_mapped, "question" in template, field in template)
 
     def read(self, rows: Sequence[Row], report: RowReport) -> list[Row]:
@@ -197,7 +197,7 @@ class Choices:
         """The question with the options below it, of messages below the user's last one; None: it stays as it is."""
         question = row.fields.get("question")
         if isinstance(question, list):
-            return _below_messages(question, options)  # the policy reads them whatever the template
+            return _append_to_messages(question, options)  # the policy reads them whatever the template
         if not self.is_asked or self.in_template or not isinstance(question, str):
             return None
         return options.below(question)
@@ -214,7 +214,7 @@ class Choices:
         )
 
 
-def _below_messages(messages: Sequence[Any], options: _Options) -> list[Any] | None:
+def _append_to_messages(messages: Sequence[Any], options: _Options) -> list[Any] | None:
     """The messages with the options below the user's last one; None: one of them lists them already, or they are no
     messages that end with the user's, which is refused where they are read."""
     texts = [message.get("content") if isinstance(message, Mapping) else None for message in messages]
@@ -324,7 +324,7 @@ def _strongest(readings: Sequence[_Reading]) -> list[_Reading]:
     ]
 
 
-def _agreed(
+def _agreeing_reading(
     readings: Sequence[_Reading], rows: Sequence[Row], options: Mapping[int, _Options], section: str
 ) -> _Reading:
     """The one that reads most rows, where all of them read the same.

@@ -47,23 +47,25 @@ class RowReader:
         Raises:
             ConfigError: two fields can be meant, or an answer can be read in two ways.
         """
-        question = self._one("question", rows, QUESTIONS) if "question" in self.template else None
+        question = self._pick_candidate("question", rows, QUESTIONS) if "question" in self.template else None
         asked = question or "question"
         turns = [_value(row, asked) for row in rows]
         last = [_LAST] if any(map(_ends_with_answer, turns)) else []
-        answer = self._one("answer", rows, ANSWERS, last) if self.needs_answer else None
+        answer = self._pick_candidate("answer", rows, ANSWERS, last) if self.needs_answer else None
         names = {"question": question, "answer": answer}
         paths = {name: path for name, path in names.items() if path is not None}
         if paths:
             pairs = " and ".join(f"{name} from {path}" for name, path in paths.items())
             self.report.note(self.section, f"{self.section}: recognised {_kind(paths)}: {pairs}.")
-            rows = self._renamed(rows, paths, asked)
+            rows = self._rename(rows, paths, asked)
         choices = Choices.of(
             rows, self.section, self.mapped, self.template, self.report, has_own_answer="answer" not in paths
         )
         return list(rows) if choices is None else choices.read(rows, self.report)
 
-    def _one(self, name: str, rows: Sequence[Row], candidates: Sequence[str], others: Sequence[str] = ()) -> str | None:
+    def _pick_candidate(
+        self, name: str, rows: Sequence[Row], candidates: Sequence[str], others: Sequence[str] = ()
+    ) -> str | None:
         """The candidate that some row has; None: it is no other than the name itself, or there is none.
 
         Raises:
@@ -80,7 +82,7 @@ class RowReader:
             )
         return present[0] if present else None
 
-    def _renamed(self, rows: Sequence[Row], paths: Mapping[str, str], asked: str) -> list[Row]:
+    def _rename(self, rows: Sequence[Row], paths: Mapping[str, str], asked: str) -> list[Row]:
         """The rows with what was found under our names; a message that is the answer is no part of the question."""
         renamed = []
         for row in rows:
@@ -91,8 +93,8 @@ class RowReader:
                     values |= {"answer": last_turn(row, asked)[1], "question": turns[:-1]}
                 elif asked == "messages" and _ends_with_answer(turns):
                     values["question"] = turns[:-1]
-                there = {name: value for name, value in values.items() if value is not None}
-                renamed.append(replace(row, fields={**row.fields, **there}))
+                present = {name: value for name, value in values.items() if value is not None}
+                renamed.append(replace(row, fields={**row.fields, **present}))
         return renamed
 
 

@@ -1,6 +1,6 @@
 """Problems as text and tokens of a model.
 
-In come a `Problem` and a model's tokenizer, out comes a `Prompt`.
+Input: a `Problem` and a model's tokenizer. Output: a `Prompt`.
 
     renderer.py                 chooses chat.py (the model's chat template) or plain.py (one text)
     templates.py                strangers' Jinja templates within bounds, in the process of template_process.py

@@ -118,7 +118,7 @@ class ChatRenderer:
         for turn, message in zip(turns, messages, strict=True):
             if message.role == "tool":
                 turn |= {"name": self.control.protect(message.name), "tool_call_id": next(ids, "")}
-        return following(self._rendered_after, turns, self._ends)
+        return following(self._render_continuation, turns, self._ends)
 
     def history_facts(self) -> dict[str, str]:
         """Where a conversation of several turns differs from what the template would make of the whole of it."""
@@ -136,24 +136,24 @@ class ChatRenderer:
 
     def call_texts(self, name: str, argument: str) -> list[str]:
         """How the template writes a response that calls a tool; see `next_turn.call_texts`."""
-        return call_texts(self._rendered, name, argument, self._ends)
+        return call_texts(self._render, name, argument, self._ends)
 
     @cached_property
-    def _rendered_after(self) -> Render:
-        """As `_rendered`, where a response was written before: without the tools, which the policy has read, for some
+    def _render_continuation(self) -> Render:
+        """As `_render`, where a response was written before: without the tools, which the policy has read, for some
         templates write them again before the last question; with them only where results or questions need them."""
         kwargs = {name: value for name, value in self._kwargs.items() if name != "tools"}
 
         def without_tools(turns: Sequence[ChatTurn], *, generation: bool) -> str:
-            return self._applied(turns, generation=generation, kwargs=kwargs)
+            return self._apply_template(turns, generation=generation, kwargs=kwargs)
 
         for role in ("tool", "user"):
             try:
                 after = following(without_tools, [{"role": role, "name": USER, "content": NEXT}], self._ends)
             except NextTurnError:
-                return self._rendered
+                return self._render
             if NEXT not in after.casefold():
-                return self._rendered
+                return self._render
         return without_tools
 
     @property
@@ -198,17 +198,17 @@ class ChatRenderer:
         except NotTextError as error:
             raise not_text(f"problem {problem.id}", error, where=where) from error
         try:
-            return self._rendered(turns, generation=generation)
+            return self._render(turns, generation=generation)
         except Exception as error:  # templates raise their own errors
             raise ConfigError(
                 f"the model's chat template fails on problem {problem.id}{f' with {where}' if where else ''}: "
                 f"{type(error).__name__}: {error}. See model.chat_template_kwargs."
             ) from error
 
-    def _rendered(self, turns: Sequence[ChatTurn], *, generation: bool) -> str:
-        return self._applied(turns, generation=generation, kwargs=self._kwargs)
+    def _render(self, turns: Sequence[ChatTurn], *, generation: bool) -> str:
+        return self._apply_template(turns, generation=generation, kwargs=self._kwargs)
 
-    def _applied(self, turns: Sequence[ChatTurn], *, generation: bool, kwargs: Mapping[str, Any]) -> str:
+    def _apply_template(self, turns: Sequence[ChatTurn], *, generation: bool, kwargs: Mapping[str, Any]) -> str:
         text = self._tokenizer.apply_chat_template(turns, add_generation_prompt=generation, tokenize=False, **kwargs)
         return str(text)
 
@@ -216,7 +216,7 @@ class ChatRenderer:
         self, problem: Problem, more: Sequence[Message] = (), control: ControlTokens | None = None
     ) -> list[dict[str, str]]:
         """The messages, system messages as `prompt.system_role` has it; with `control`: protected."""
-        messages = self._instructed((*problem.messages, *more))
+        messages = self._with_instructions((*problem.messages, *more))
         system = [message.content for message in messages if message.role == "system"]
         if system and self._prompt.system_role == "user":
             messages = tuple(message for message in messages if message.role != "system")
@@ -228,7 +228,7 @@ class ChatRenderer:
             for message in messages
         ]
 
-    def _instructed(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    def _with_instructions(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         """With the instructions in the first system message, or in one of their own."""
         if not self._instructions:
             return messages
@@ -240,8 +240,8 @@ class ChatRenderer:
         return any(turn["role"] == "system" for turn in self._turns(problem))
 
     def _has_examples(self, problem: Problem) -> bool:
-        said = [message.content for message in problem.messages if message.role == "assistant"]
-        return bool(said) and said == [example["assistant"] for example in self._prompt.examples]
+        examples = [message.content for message in problem.messages if message.role == "assistant"]
+        return bool(examples) and examples == [example["assistant"] for example in self._prompt.examples]
 
     def _try(self, problems: Sequence[Problem]) -> None:
         """Once per template and process, and where a conversation is more than twice as long as those that were tried.
@@ -267,7 +267,7 @@ class ChatRenderer:
 
     def _writes(self, turns: Sequence[ChatTurn], marker: str) -> bool:
         """Whether a word of the turns is in what the template makes of them; it may change its case."""
-        return marker in self._rendered(turns, generation=True).casefold()
+        return marker in self._render(turns, generation=True).casefold()
 
     def _check_question(self, problem: Problem) -> None:
         """The template writes the last message, which a response answers.
@@ -315,7 +315,7 @@ class ChatRenderer:
 
     def _takes(self, turns: Sequence[ChatTurn]) -> bool:
         try:
-            self._rendered(turns, generation=True)
+            self._render(turns, generation=True)
         except Exception:  # templates raise their own errors
             return False
         return True
@@ -327,7 +327,7 @@ class ChatRenderer:
             ConfigError: it does not.
         """
         try:
-            written = self._rendered(self._turns(problem), generation=True)
+            written = self._render(self._turns(problem), generation=True)
         except Exception:  # told when it is rendered
             return
         for at, example in enumerate(self._prompt.examples):

@@ -111,14 +111,14 @@ class ChatTraits:
         calls = [{"role": "assistant", "content": "", "tool_calls": [_CALL]}]
         result = [{"role": "tool", "name": USER, "content": NEXT, "tool_call_id": _CALL["id"]}]
         thought = [*asked, {"role": "assistant", "content": f"<think>\n{SYSTEM}\n</think>\n\n{ANSWER}"}, continued[-1]]
-        once, twice = _rendered(probe, answered, generation=False), _rendered(probe, continued)
+        once, twice = _render_probe(probe, answered, generation=False), _render_probe(probe, continued)
         return cls(
-            frame=twice or _rendered(probe, asked),
+            frame=twice or _render_probe(probe, asked),
             last=once.partition(ANSWER)[2],
             between=twice.partition(ANSWER)[2].partition(NEXT)[0],
-            drops_thinking=SYSTEM not in _rendered(probe, thought),
+            drops_thinking=SYSTEM not in _render_probe(probe, thought),
             rewrites=_rewrites(probe, asked, continued) or _rewrites(probe, [system, *asked], [system, *continued]),
-            tools=_rendered(probe, [*asked, *calls, *result]) if probe.has_tools else "",
+            tools=_render_probe(probe, [*asked, *calls, *result]) if probe.has_tools else "",
         )
 
     @property
@@ -149,12 +149,12 @@ class ChatTraits:
 
 def _rewrites(probe: ChatProbe, asked: Sequence[ChatTurn], continued: Sequence[ChatTurn]) -> bool:
     """Whether what comes before the first response differs once there is a second question."""
-    before, twice = _rendered(probe, asked), _rendered(probe, continued)
+    before, twice = _render_probe(probe, asked), _render_probe(probe, continued)
     before = before.removesuffix(opened_at_end(before)).removesuffix(closed_at_end(before))
     return bool(twice) and not twice.startswith(before)
 
 
-def _rendered(probe: ChatProbe, turns: Sequence[ChatTurn], *, generation: bool = True) -> str:
+def _render_probe(probe: ChatProbe, turns: Sequence[ChatTurn], *, generation: bool = True) -> str:
     try:
         return probe.render(turns, generation=generation)
     except FailedError:

@@ -148,7 +148,7 @@ class ControlTokens:
         """
         protected = _OURS.search(text) is not None
         if protected:
-            spelled = self._spelled.sub(lambda match: _respelled(self._ids[match[0]]), text)
+            spelled = self._spelled.sub(lambda match: _stand_in(self._ids[match[0]]), text)
             ids = self._copy.encode(self.restore(spelled), add_special_tokens=False).ids
         else:
             ids = self._tokenizer.encode(text, add_special_tokens=False)
@@ -168,7 +168,7 @@ class ControlTokens:
         if backend is None:
             raise NotTextError(f"{type(self._tokenizer).__name__} has no tokenizer.json, and cannot write them as text")
         table = json.loads(backend.to_str())
-        spellings = {spelling: _respelled(id_) for spelling, id_ in self._ids.items()}
+        spellings = {spelling: _stand_in(id_) for spelling, id_ in self._ids.items()}
         for token in table["added_tokens"]:
             token["content"] = spellings.get(token["content"], token["content"])
         model = table["model"]
@@ -183,5 +183,5 @@ class ControlTokens:
         return Tokenizer.from_str(json.dumps(table))
 
 
-def _respelled(id_: int) -> str:
+def _stand_in(id_: int) -> str:
     return f"{_AROUND}{id_}{_AROUND}"

@@ -84,12 +84,12 @@ def _after_calls(render: Render, messages: Sequence[ChatTurn], ends: Collection[
             for at, tool in enumerate(tools)
         ]
         try:
-            alone = render([*_QUESTION, _answer(calls)], generation=False)
+            without_result = render([*_QUESTION, _answer(calls)], generation=False)
             text = render([*_QUESTION, _answer(calls), *messages], generation=True)
         except Exception:  # templates raise their own errors; the next form is tried
             continue
         last = _ARGUMENT.format(len(calls) - 1)
-        end = _first(ends, alone, alone.find(last))
+        end = _first(ends, without_result, without_result.find(last))
         _, separator, after = text.partition(last)
         if separator and end in after:
             return after[after.index(end) :] if end else None

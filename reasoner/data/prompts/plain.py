@@ -51,7 +51,7 @@ class PlainRenderer:
             # Where a null may not be written, the row was refused when it was read.
             with Template(self._prompt.template, missing="empty") as template:
                 self._protected |= {
-                    _key(problem): self._rendered(problem, fields, template) for problem, fields in asked
+                    _key(problem): self._render_fields(problem, fields, template) for problem, fields in asked
                 }
 
     @cached_property
@@ -97,7 +97,7 @@ class PlainRenderer:
         except NotTextError as error:
             return not_text(f"problem {problem.id}", error)
 
-    def _rendered(self, problem: Problem, fields: Mapping[str, Any], template: Template) -> str | RowError:
+    def _render_fields(self, problem: Problem, fields: Mapping[str, Any], template: Template) -> str | RowError:
         place = f"problem {problem.id}"
         try:
             protected = template.render(plain_values(fields, self._prompt))

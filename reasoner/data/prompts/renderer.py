@@ -145,24 +145,24 @@ def render(
     """
     problems, bad = list(problems), report or RowReport()
     renderer.check(problems)
-    made = share_out(problems, lambda problem: _packed_prompt(problem, renderer), renderer.control, ranks)
+    rendered = share_out(problems, lambda problem: _packed_prompt(problem, renderer), renderer.control, ranks)
     prompts: list[Prompt] = []
-    for problem, ids in zip(problems, made, strict=True):
+    for problem, ids in zip(problems, rendered, strict=True):
         if isinstance(ids, RowError):
             bad.add(section, ids)
         else:
-            prompts.append(Prompt(problem, unpacked_ids(ids)))
+            prompts.append(Prompt(problem, unpack_ids(ids)))
     fitting = [prompt for prompt in prompts if len(prompt.token_ids) <= max_prompt_tokens]
     too_long = [prompt for prompt in prompts if len(prompt.token_ids) > max_prompt_tokens]
     for prompt in sorted(too_long, key=lambda prompt: -len(prompt.token_ids)):  # the longest one is named
-        bad.add(section, _too_long(prompt, max_prompt_tokens))
+        bad.add(section, _too_long_error(prompt, max_prompt_tokens))
     if report is None:
         bad.keep(section, len(fitting))
         bad.settle()
     return fitting
 
 
-def _too_long(prompt: Prompt, most: int) -> RowError:
+def _too_long_error(prompt: Prompt, most: int) -> RowError:
     limit = f"sampling.max_prompt_tokens = {most}"
     return RowError(
         f"problem {prompt.problem.id}",
@@ -187,11 +187,11 @@ class _Share(Generic[T]):
         try:
             for item in items:
                 try:
-                    made, typed = make(item)
+                    item_or_error, typed = make(item)
                 except RowError as error:
                     self.made.append(error)
                 else:
-                    self.made.append(made)
+                    self.made.append(item_or_error)
                     self.typed.update(typed)
         except ReasonerError as error:
             self.failure = error
@@ -226,7 +226,7 @@ def packed_ids(ids: Iterable[int]) -> bytes:
     return array("I", ids).tobytes()
 
 
-def unpacked_ids(packed: bytes) -> tuple[int, ...]:
+def unpack_ids(packed: bytes) -> tuple[int, ...]:
     """The token ids that `packed_ids` packed."""
     ids = array("I")
     ids.frombytes(packed)

@@ -35,7 +35,7 @@ def _refuse(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-def _shown(value: Any) -> Any:
+def _finalize(value: Any) -> Any:
     """What a template writes: a value of JSON, and no `<built-in method upper of str object>`."""
     if isinstance(value, str | int | float | list | tuple | dict | jinja2.Undefined):
         return value
@@ -103,11 +103,11 @@ def _without_nulls(value: Any, **options: Any) -> str:
     return json.dumps(value, default=lambda inner: None if isinstance(inner, Null) else _refuse(repr(inner)), **options)
 
 
-def _of_prompts(quiet: bool) -> ImmutableSandboxedEnvironment:
+def _prompt_sandbox(quiet: bool) -> ImmutableSandboxedEnvironment:
     sandbox = ImmutableSandboxedEnvironment(
         undefined=QuietParts if quiet else jinja2.StrictUndefined,
         keep_trailing_newline=True,
-        finalize=lambda value: _shown(nulls(None, quiet) if value is None else value),
+        finalize=lambda value: _finalize(nulls(None, quiet) if value is None else value),
     )
     sandbox.policies["json.dumps_function"] = _without_nulls
     sandbox.tests["none"] = lambda value: value is None or isinstance(value, Null)
@@ -121,7 +121,7 @@ def environment(kind: str, quiet: bool = False) -> ImmutableSandboxedEnvironment
         quiet: whether a null is written as nothing, in a prompt template.
     """
     if kind == "prompt":
-        return _of_prompts(quiet)
+        return _prompt_sandbox(quiet)
     sandbox = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )

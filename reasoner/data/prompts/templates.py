@@ -143,7 +143,7 @@ class Template:
             FailedError: it raises anything else.
         """
         if self._here is None:
-            return self._rendered_there(values)
+            return self._render_in_process(values)
         try:
             return self._here.render(template_process.nulls(dict(values), self._quiet))
         except jinja2.UndefinedError:
@@ -151,8 +151,8 @@ class Template:
         except Exception as error:  # a template can raise anything, such as for a forbidden attribute
             raise FailedError(f"{type(error).__name__}: {error}") from error
 
-    def _rendered_there(self, values: Mapping[str, Any]) -> str:
-        answer = self._asked(json.dumps(dict(values), default=str).encode())
+    def _render_in_process(self, values: Mapping[str, Any]) -> str:
+        answer = self._exchange(json.dumps(dict(values), default=str).encode())
         if "undefined" in answer:
             raise jinja2.UndefinedError(answer["undefined"])
         if "memory" in answer:
@@ -163,7 +163,7 @@ class Template:
             raise FailedError(answer["failed"])
         return answer["text"]
 
-    def _asked(self, line: bytes) -> Mapping[str, str]:
+    def _exchange(self, line: bytes) -> Mapping[str, str]:
         process = self._process = self._process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None

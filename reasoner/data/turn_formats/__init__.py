@@ -1,6 +1,6 @@
 """Tool calls in what the policy writes, and the tokens that come between its turns.
 
-In come the token ids of a turn of the policy and the messages that answer it, out come `ToolCall`s and token ids. What
+Input: the token ids of a turn of the policy and the messages that answer it. Output: `ToolCall`s and token ids. What
 the policy wrote is never rendered or tokenised again.
 
     base.py             what a format does

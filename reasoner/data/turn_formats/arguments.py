@@ -114,7 +114,7 @@ class ToolInputs:
 
     def described(self, tool: ToolDescription) -> str:
         """The tool in one line."""
-        inputs = [_described(name, schema) for name, schema in _properties(tool).items()]
+        inputs = [_describe_argument(name, schema) for name, schema in _properties(tool).items()]
         text = " ".join(tool.description.split())
         return f"{tool.name}: {text}{' Input: ' + ', '.join(inputs) + '.' if inputs else ''}"
 
@@ -149,7 +149,7 @@ def _properties(tool: ToolDescription) -> Mapping[str, Any]:
     return properties if isinstance(properties, Mapping) else {}
 
 
-def _described(name: str, schema: Any) -> str:
+def _describe_argument(name: str, schema: Any) -> str:
     kind = schema.get("type") if isinstance(schema, Mapping) else None
     text = schema.get("description") if isinstance(schema, Mapping) else None
     return f"{name}{f' ({kind})' if isinstance(kind, str) else ''}{f', {text}' if text else ''}"

@@ -52,20 +52,20 @@ class CallDialect:
     """The calls in the text of a turn, in which special tokens are spelled; none: the turn is an answer."""
 
 
-def _tagged(name: str, opening: str, closing: str, body: _Body, example: str) -> CallDialect:
+def _tagged_dialect(name: str, opening: str, closing: str, body: _Body, example: str) -> CallDialect:
     """A dialect whose calls stand between marks."""
     shown = f"{opening}{example}{closing}"
 
     def read(text: str, inputs: ToolInputs) -> list[NativeCall]:
         calls: list[NativeCall] = []
-        for inside, problem in _between(text, opening, closing):
+        for inside, problem in _split_marked(text, opening, closing):
             calls += [_error(f"{problem}: write {shown}")] if problem else _readable(body(inside, inputs), shown)
         return calls or _bare(text, inputs, f"a call stands between {opening} and {closing}: write {shown}")
 
     return CallDialect(name, shown, read)
 
 
-def _between(text: str, opening: str, closing: str) -> Iterator[tuple[str, str]]:
+def _split_marked(text: str, opening: str, closing: str) -> Iterator[tuple[str, str]]:
     """What is between the marks, or what is wrong with them."""
     *closed, rest = text.split(closing)
     for part in closed:
@@ -215,23 +215,25 @@ def _named_error(name: str, error: str) -> NativeCall:
 _MISTRAL = f"[TOOL_CALLS][{_CALL}]"
 _LLAMA = '{"name": NAME, "parameters": {...}}'
 DIALECTS = (
-    _tagged("hermes", "<tool_call>", "</tool_call>", _json_calls, _CALL),
-    _tagged(
+    _tagged_dialect("hermes", "<tool_call>", "</tool_call>", _json_calls, _CALL),
+    _tagged_dialect(
         "qwen-xml",
         "<tool_call>",
         "</tool_call>",
         _function_calls,
         "<function=NAME><parameter=KEY>VALUE</parameter></function>",
     ),
-    _tagged(
+    _tagged_dialect(
         "glm",
         "<tool_call>",
         "</tool_call>",
         _glm_calls,
         "NAME<arg_key>KEY</arg_key><arg_value>VALUE</arg_value>",
     ),
-    _tagged("deepseek", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", _deepseek_calls, "NAME<｜tool▁sep｜>{...}"),
-    _tagged("phi", "<|tool_call|>", "<|/tool_call|>", _json_calls, f"[{_CALL}]"),
+    _tagged_dialect(
+        "deepseek", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", _deepseek_calls, "NAME<｜tool▁sep｜>{...}"
+    ),
+    _tagged_dialect("phi", "<|tool_call|>", "<|/tool_call|>", _json_calls, f"[{_CALL}]"),
     CallDialect("mistral", _MISTRAL, _read_mistral),
     CallDialect("llama", _LLAMA, _read_llama),
 )

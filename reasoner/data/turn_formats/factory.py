@@ -58,7 +58,7 @@ def _native(
             "environment.format = 'native' writes calls with the model's chat template, which prompt.format = 'plain' "
             "does not use. Set environment.format to tags or fenced."
         )
-    told = {"tools": [tool_json(tool) for tool in tools]} if tools else {}
-    renderer = open_renderer(tokenizer, prompt, {**template_kwargs, **told})
+    template_tools = {"tools": [tool_json(tool) for tool in tools]} if tools else {}
+    renderer = open_renderer(tokenizer, prompt, {**template_kwargs, **template_tools})
     assert isinstance(renderer, ChatRenderer)
     return NativeFormat(tokenizer, renderer, tools, end_tokens)

@@ -42,12 +42,12 @@ class FencedFormat(TextFormat):
         before, asked, _ = text.partition(_OUTPUT)
         block = _last_block(before)
         if asked:
-            return (self._asked(block),)
+            return (self._parse_block(block),)
         if block is None or not block.last or block.name not in self.inputs.tools:
             return ()  # blocks within an answer are part of it
-        return (self._asked(block),)
+        return (self._parse_block(block),)
 
-    def _asked(self, block: _Block | None) -> ToolCall:
+    def _parse_block(self, block: _Block | None) -> ToolCall:
         if block is None:
             return ToolCall("", error=f"no block before {_OUTPUT}: write {_FENCE} and the tool's name, then its input")
         if not block.closed:

@@ -53,11 +53,11 @@ def parts_of(
     parts: list[tuple[int, ...]] = []
     begin, place, plain = 0, 0, control.without_tokens(text)
     for content, following in pairwise(contents):
-        here = plain.find(content, place)
-        place = here + len(content) if here >= 0 else place
-        there = plain.find(following, place)
-        cut = _boundary(control, text, place, there) if there >= 0 and here >= 0 else place
-        end = min(max(len(control.token_ids(text[:cut])), begin), len(ids)) if here >= 0 else begin
+        content_at = plain.find(content, place)
+        place = content_at + len(content) if content_at >= 0 else place
+        following_at = plain.find(following, place)
+        cut = _boundary(control, text, place, following_at) if following_at >= 0 and content_at >= 0 else place
+        end = min(max(len(control.token_ids(text[:cut])), begin), len(ids)) if content_at >= 0 else begin
         parts.append(ids[begin:end])
         begin = end
     return (*parts, ids[begin:])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reasoner.environments.choose import ConfiguredEnvironment, choose
 from reasoner.environments.workers.protocol import load_environment_plan
-from reasoner.environments.workers.worker_pool import SeatPool
+from reasoner.environments.workers.worker_pool import SessionPool
 from reasoner.plugins.manager import build_manager, environments, tools
 from reasoner.workers.host import HostStart, check_memory, get_ready, run_host
 from reasoner.workers.lines import dump_line
@@ -24,7 +24,7 @@ def boot(line: bytes) -> HostStart:
     return HostStart(
         plan.parent,
         dump_line({"ready": True}),
-        lambda selector, emit, detach: SeatPool(chosen, plan.environment, selector, emit, detach),
+        lambda selector, emit, detach: SessionPool(chosen, plan.environment, selector, emit, detach),
     )
 
 

@@ -52,7 +52,7 @@ def serve(channel: socket.socket, chosen: ConfiguredEnvironment, config: Environ
             if not keeps and not outcome.last:
                 left = leftovers.look()
                 outcome = replace(outcome, left=left, last=bool(left))
-            channel.sendall(_bounded(outcome))
+            channel.sendall(_encode_bounded(outcome))
             if outcome.last:
                 return
 
@@ -96,14 +96,14 @@ class _Actor:
                 kind = self._chosen.kind
                 assert kind is not None
                 self._environment = kind(**copied(dict(self._chosen.options)))
-                returned = self._awaited(self._environment.start(request.problem))
+                returned = self._await_result(self._environment.start(request.problem))
                 return replace(outcome, messages=opening_of(returned, self._most))
             case "step":
-                returned = self._awaited(self._environment.step(request.turn))
+                returned = self._await_result(self._environment.step(request.turn))
                 return replace(outcome, observation=observation_of(returned, self._most))
             case "close":
                 closing = getattr(self._instances.get(request.tool, self._environment), "close", None)
-                return replace(outcome, parts=parts_of(None if closing is None else self._awaited(closing())))
+                return replace(outcome, parts=parts_of(None if closing is None else self._await_result(closing())))
             case "tool":
                 return replace(outcome, text=text_of(self._call_tool(request.tool, request.arguments), self._most))
 
@@ -111,34 +111,34 @@ class _Actor:
         configured = self._chosen.tools[name]
         tool, values = configured.tool, configured.tool.values(arguments)
         if tool.is_method:
-            return self._awaited(tool.function(self._environment, **values))
+            return self._await_result(tool.function(self._environment, **values))
         if not self._keeps:
             instance = tool.opened(copied(dict(configured.options)))
             try:
-                return self._awaited(instance(**values))
+                return self._await_result(instance(**values))
             finally:
                 if tool.is_class and hasattr(instance, "close"):
-                    self._awaited(instance.close())
+                    self._await_result(instance.close())
         if name not in self._instances:
             self._instances[name] = tool.opened(copied(dict(configured.options)))
-        return self._awaited(self._instances[name](**values))
+        return self._await_result(self._instances[name](**values))
 
-    def _awaited(self, returned: Any) -> Any:
+    def _await_result(self, returned: Any) -> Any:
         """The result, also of an async function. What keeps state keeps its event loop."""
         if not inspect.isawaitable(returned):
             return returned
         if not self._keeps:
-            return asyncio.run(_finished(returned))
+            return asyncio.run(_run_awaitable(returned))
         if self._runner is None:
             self._runner = asyncio.Runner()
-        return self._runner.run(_finished(returned))
+        return self._runner.run(_run_awaitable(returned))
 
 
-async def _finished(awaitable: Any) -> Any:
+async def _run_awaitable(awaitable: Any) -> Any:
     return await awaitable
 
 
-def _bounded(outcome: CallOutcome) -> bytes:
+def _encode_bounded(outcome: CallOutcome) -> bytes:
     """The line of an outcome, or of its failure when the line would be longer than the host takes."""
     line = b""
     with suppress(Exception):

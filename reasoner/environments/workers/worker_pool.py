@@ -37,12 +37,12 @@ class _Call:
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class _SeatWorker(WorkerProcess):
+class _SessionWorker(WorkerProcess):
     seat: int
     call: _Call | None = None
 
 
-class SeatPool(WorkerPool[_SeatWorker]):
+class SessionPool(WorkerPool[_SessionWorker]):
     """Gives calls to workers in the order in which they came. `emit` takes lines for the main process."""
 
     def __init__(
@@ -56,7 +56,7 @@ class SeatPool(WorkerPool[_SeatWorker]):
         super().__init__(selector, detach)
         self._chosen, self._config, self._emit = chosen, config, emit
         self._queue: deque[_Call] = deque()
-        self._seats: dict[int, _SeatWorker | None] = {}
+        self._seats: dict[int, _SessionWorker | None] = {}
         """worker of each seat that had one; None: it is dead"""
 
     def submit(self, line: bytes) -> None:
@@ -91,14 +91,14 @@ class SeatPool(WorkerPool[_SeatWorker]):
             if worker.call is not None and unwanted(worker.call):
                 self._give_up(worker)
 
-    def _give_up(self, worker: _SeatWorker) -> None:
+    def _give_up(self, worker: _SessionWorker) -> None:
         self._read(worker)  # it says what is to be removed
         if worker.pid in self._workers:
             worker.call = None
             worker.settle()
             self._end(worker)
 
-    def _end(self, worker: _SeatWorker) -> None:
+    def _end(self, worker: _SessionWorker) -> None:
         if worker.seat in self._seats:
             self._seats[worker.seat] = None
         super()._end(worker)
@@ -121,7 +121,7 @@ class SeatPool(WorkerPool[_SeatWorker]):
             self._send(worker, b"%d %b\n" % (call.id, call.payload))
             running = len(self._busy())
 
-    def _worker_of(self, call: _Call) -> _SeatWorker | None:
+    def _worker_of(self, call: _Call) -> _SessionWorker | None:
         """Its seat's worker, None if that has died; or a shared one that is idle: there is one for each running
         call."""
         if call.seat != SHARED:
@@ -131,14 +131,14 @@ class SeatPool(WorkerPool[_SeatWorker]):
         idle = (worker for worker in self._workers.values() if worker.seat == SHARED and not worker.busy)
         return next(idle, None) or self._new(SHARED)
 
-    def _new(self, seat: int) -> _SeatWorker:
+    def _new(self, seat: int) -> _SessionWorker:
         return self._fork(
             self._config.memory_mb,
             lambda channel: serve(channel, self._chosen, self._config, keeps=seat != SHARED),
-            lambda pid, channel, output: _SeatWorker(pid, channel, output, seat=seat),
+            lambda pid, channel, output: _SessionWorker(pid, channel, output, seat=seat),
         )
 
-    def _take(self, worker: _SeatWorker, line: bytes) -> None:
+    def _take(self, worker: _SessionWorker, line: bytes) -> None:
         outcome = _outcome(line)
         if outcome is None or worker.call is None or outcome.call != worker.call.id:
             self._garbled(worker)
@@ -152,13 +152,13 @@ class SeatPool(WorkerPool[_SeatWorker]):
         elif worker.seat == SHARED:
             worker.files.clear()
 
-    def _tell_printed(self, worker: _SeatWorker) -> None:
+    def _tell_printed(self, worker: _SessionWorker) -> None:
         """The current call is about to have its outcome: what it printed goes first."""
         assert worker.call is not None
         if text := self._printed(worker):
             self._emit(dump_call_output(worker.call.id, text))
 
-    def _fail(self, worker: _SeatWorker, kind: FailureKind, message: str) -> None:
+    def _fail(self, worker: _SessionWorker, kind: FailureKind, message: str) -> None:
         assert worker.call is not None
         seconds = time.monotonic() - worker.since
         self._tell_printed(worker)

@@ -1,6 +1,6 @@
 """Methods as data, without torch.
 
-In come names and numbers of `[gro]`, out come terms that fit together.
+Input: names and numbers of `[gro]`. Output: terms that fit together.
 
     terms.py, schedules.py      one term of the objective; its weight over the run
     presets.py, registry.py     the built-in methods, a row each; those and the ones of plugins

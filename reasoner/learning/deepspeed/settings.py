@@ -49,7 +49,7 @@ def deepspeed_settings(config: LearningConfig, dtype: str, device: str = "cpu") 
     Raises:
         ConfigError: the file cannot be read, is no JSON object, has a key that is not known here, or contradicts ours.
     """
-    settings = _ours(config, dtype)
+    settings = _own_settings(config, dtype)
     if config.deepspeed.config is None:
         return _with_defaults(settings, device)
     path = Path(config.deepspeed.config).expanduser()
@@ -61,7 +61,7 @@ def deepspeed_settings(config: LearningConfig, dtype: str, device: str = "cpu") 
         raise ConfigError(f"learning.deepspeed.config = {str(path)!r} must hold a JSON object, got {added!r}")
     if mistakes := [*_unknown(added, settings), *_contradictions(added, settings)]:
         raise ConfigError(f"learning.deepspeed.config = {str(path)!r}:\n  " + "\n  ".join(mistakes))
-    return _with_defaults(_merged(added, settings), device)
+    return _with_defaults(_merge(added, settings), device)
 
 
 def _with_defaults(settings: dict[str, Any], device: str) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _with_defaults(settings: dict[str, Any], device: str) -> dict[str, Any]:
     return settings
 
 
-def _ours(config: LearningConfig, dtype: str) -> dict[str, Any]:
+def _own_settings(config: LearningConfig, dtype: str) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": config.deepspeed.zero_stage}
     if zero["stage"] < 2:
         zero["overlap_comm"] = False  # DeepSpeed refuses it together with accumulation that the caller ends
@@ -133,9 +133,9 @@ def _is_off(value: Any) -> bool:
     return value == "auto" or (isinstance(value, dict) and value.get("enabled") is False)
 
 
-def _merged(file: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(file: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     merged = {key: value for key, value in file.items() if not _is_off(value)} | dict(settings)
     for key, setting in settings.items():
         if isinstance(setting, dict) and isinstance(file.get(key), dict):
-            merged[key] = _merged(file[key], setting)
+            merged[key] = _merge(file[key], setting)
     return merged

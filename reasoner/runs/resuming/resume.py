@@ -40,8 +40,8 @@ from reasoner.runs.folder import (
     read_evaluations,
     read_metrics,
 )
-from reasoner.runs.resuming.rules import KeyChange, check_identity, forgets, forgetting
-from reasoner.runs.starts import FILE, moved_on, read_starts, record_start
+from reasoner.runs.resuming.rules import KeyChange, check_identity, forgetting, loses_scores
+from reasoner.runs.starts import FILE, environment_changes, read_starts, record_start
 
 
 def made_again(count: int) -> str:
@@ -87,8 +87,8 @@ class Place:
 
     def __str__(self) -> str:
         start = f"from {self.checkpoint.name}" if self.checkpoint else "from the beginning"
-        again = f"; {made_again(self.repeated)}" if self.repeated else ""
-        return f"{start}{again}"
+        repeats = f"; {made_again(self.repeated)}" if self.repeated else ""
+        return f"{start}{repeats}"
 
     def check(self, identity: Mapping[str, str]) -> tuple[KeyChange, ...]:
         """Refuse to go on with another model, other data, plugins or another engine; returns what was accepted.
@@ -123,7 +123,7 @@ class Place:
         """
         first, last = (starts := read_starts(self.folder))[0], starts[-1]
         environment = describe(chosen)
-        moved = moved_on(last.environment, environment)
+        moved = environment_changes(last.environment, environment)
         differs = "Results may differ in rounding from those of a run that was not interrupted."
         notes = (
             *self.notes,
@@ -214,11 +214,11 @@ def find_place(folder: Path, steps: int, *, accept: bool = False) -> Iterator[Pl
             step=step or 0,
             checkpoint=None if step is None else Checkpoints(folder).at(step),
             history=tuple(history[: step or 0]),
-            evaluations=tuple(made for made in read_evaluations(folder) if made.step <= (step or 0)),
+            evaluations=tuple(evaluated for evaluated in read_evaluations(folder) if evaluated.step <= (step or 0)),
             repeated=len(history) - (step or 0),
             notes=notes,
             accept=accept,
-            forgets=accept or forgets(read_starts(folder), step or 0),
+            forgets=accept or loses_scores(read_starts(folder), step or 0),
         )
 
 

@@ -34,6 +34,7 @@ ALLOWED: Mapping[str, str] = {
     "learning.max_not_finite": NOTHING,
     "run.checkpoint_every": NOTHING,
     "run.keep_last": NOTHING,
+    "run.keep_rollouts": NOTHING,
     "run.keep_best": NOTHING,
     "evaluation.every": NOTHING,
     "handover.check_every": NOTHING,
@@ -161,7 +162,7 @@ def forgetting() -> KeyChange:
     return KeyChange(_SCORES, "kept", "forgotten", NOTHING)
 
 
-def forgets(starts: Iterable[RunStart], step: int) -> bool:
+def loses_scores(starts: Iterable[RunStart], step: int) -> bool:
     """Whether the scores in the checkpoint of a step are of reward sources that have changed since."""
     return any(start.step >= step and _SCORES in start.changes for start in starts)
 

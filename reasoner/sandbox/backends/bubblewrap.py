@@ -56,10 +56,10 @@ def bubblewrap() -> LocalSandbox:
         raise MissingDependencyError("for root, bubblewrap needs setpriv: `apt install util-linux` (or `dnf`, `apk`)")
     seccomp = program_filter()
     version = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout.strip()
-    return LocalSandbox(version or "bubblewrap", partial(Contained, command, seccomp))
+    return LocalSandbox(version or "bubblewrap", partial(BubblewrapChild, command, seccomp))
 
 
-class Contained:
+class BubblewrapChild:
     """A program in bubblewrap (a `Child`)."""
 
     def __init__(
@@ -73,11 +73,11 @@ class Contained:
     ) -> None:
         self._scratch_bytes = limits.scratch_mb * 2**20
         with ExitStack() as inherited:
-            self._status, told = _pipe(undo, inherited)
-            rules = _in_memory(seccomp, inherited)
-            contents = {name: _in_memory(data, inherited) for name, data in files.items()}
+            self._status, write_end = _pipe(undo, inherited)
+            rules = _memory_descriptor(seccomp, inherited)
+            contents = {name: _memory_descriptor(data, inherited) for name, data in files.items()}
             argv = [command, *_isolation(), *_view(), *_scratch(contents, limits), "--seccomp", str(rules)]
-            argv += ["--json-status-fd", str(told), "--", *_INIT, *_other_user(), *program]
+            argv += ["--json-status-fd", str(write_end), "--", *_INIT, *_user_switch(), *program]
             self._process = undo.enter_context(
                 held(
                     subprocess.Popen(
@@ -85,7 +85,7 @@ class Contained:
                         stdin=subprocess.PIPE,
                         stdout=subprocess.PIPE,
                         stderr=subprocess.PIPE,
-                        pass_fds=(told, rules, *contents.values()),
+                        pass_fds=(write_end, rules, *contents.values()),
                         env=_ENVIRONMENT,
                         start_new_session=True,
                     )
@@ -123,8 +123,8 @@ class Contained:
 
     def finish(self, killed: bool) -> tuple[End, int]:
         self._process.wait()
-        told = map(json.loads, read_all(self._status).splitlines())
-        codes = [status["exit-code"] for status in told if "exit-code" in status]
+        statuses = map(json.loads, read_all(self._status).splitlines())
+        codes = [status["exit-code"] for status in statuses if "exit-code" in status]
         if codes:
             return ending(codes[0] if codes[0] <= _SIGNALLED else _SIGNALLED - codes[0])
         if killed:
@@ -164,7 +164,7 @@ def _isolation() -> Iterator[str]:
         yield "--unshare-user"
 
 
-def _other_user() -> list[str]:
+def _user_switch() -> list[str]:
     """Root only: run the rest of the command as a user that nobody else is."""
     if os.geteuid() != 0:
         return []
@@ -217,7 +217,7 @@ def _pipe(reading: ExitStack, writing: ExitStack) -> tuple[int, int]:
     return ends
 
 
-def _in_memory(data: bytes, stack: ExitStack) -> int:
+def _memory_descriptor(data: bytes, stack: ExitStack) -> int:
     """A descriptor from which the data can be read, closed with the stack."""
     descriptor = os.memfd_create("file")
     stack.callback(os.close, descriptor)

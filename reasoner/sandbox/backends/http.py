@@ -76,7 +76,7 @@ class HttpSandbox:
             outcome = self._dialect.outcome(answer)
         except ValueError:
             raise SandboxError(str(service.error(f"gave no answer as {self._dialect.name} does", answer))) from None
-        return _cut(outcome, limits.output_bytes)
+        return _truncate(outcome, limits.output_bytes)
 
     def open(
         self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits
@@ -217,7 +217,7 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _cut(outcome: Outcome, most: int) -> Outcome:
+def _truncate(outcome: Outcome, most: int) -> Outcome:
     if len(outcome.stdout) + len(outcome.stderr) <= most:
         return outcome
     out = outcome.stdout[:most]

@@ -24,13 +24,13 @@ class LocalSandbox:
     interactive: bool = True
 
     def run(self, program: Sequence[str], files: Mapping[str, bytes], stdin: bytes, limits: Limits) -> Outcome:
-        with self._started(program, files, limits) as running:
+        with self._start(program, files, limits) as running:
             running.send(stdin)
             return running.outcome()
 
     @contextmanager
     def open(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> Iterator[Session]:
-        with self._started(program, files, limits) as running:
+        with self._start(program, files, limits) as running:
             # `running` looks at the clock while its caller waits for it; this is for a caller that does something else.
             alarm = threading.Timer(limits.wall_s, running.kill)
             alarm.daemon = True
@@ -42,7 +42,7 @@ class LocalSandbox:
                 alarm.join()
 
     @contextmanager
-    def _started(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> Iterator[Running]:
+    def _start(self, program: Sequence[str], files: Mapping[str, bytes], limits: Limits) -> Iterator[Running]:
         checked_paths(files)
         with ExitStack() as undo:
             try:

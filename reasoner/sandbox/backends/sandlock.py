@@ -55,10 +55,10 @@ def sandlock() -> LocalSandbox:
     if has < needs:
         raise MissingDependencyError(f"sandlock needs Landlock {needs} (Linux 6.12 or newer); this kernel has {has}")
     rules = program_filter(starting=True)
-    return LocalSandbox(f"sandlock {sandlock.__version__}", partial(Locked, rules))
+    return LocalSandbox(f"sandlock {sandlock.__version__}", partial(SandlockChild, rules))
 
 
-class Locked(ProcessFamily):
+class SandlockChild(ProcessFamily):
     """A program under sandlock (a `Child`).
 
     It is started from a thread of its own, which has put a filter of system calls on itself: what it starts inherits

@@ -141,7 +141,7 @@ def _instructions(column: int, audit: int, starting: bool) -> Iterator[bytes]:
     rules = {**_RULES, **_STARTING_RULES} if starting else _RULES
     for name, (error, arguments) in rules.items():
         if (number := CHECKED[name][column]) is not None:
-            yield from _checked(number, error, arguments)
+            yield from _argument_checks(number, error, arguments)
     names = {**ALLOWED, **STARTING} if starting else ALLOWED
     for first, last in _ranges({number for pair in names.values() if (number := pair[column]) is not None}):
         yield _code(_AT_LEAST, first, 0, 2)
@@ -150,7 +150,7 @@ def _instructions(column: int, audit: int, starting: bool) -> Iterator[bytes]:
     yield _code(_RETURN, _ERROR | errno.EPERM)
 
 
-def _checked(number: int, error: int, arguments: Sequence[_Argument]) -> Iterator[bytes]:
+def _argument_checks(number: int, error: int, arguments: Sequence[_Argument]) -> Iterator[bytes]:
     """For one system call: allow it if its arguments are what they may be."""
     checks = [code for argument in arguments for code in _check(argument, error)]
     yield _code(_EQUAL, number, 0, len(checks) + 1)

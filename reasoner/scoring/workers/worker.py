@@ -67,7 +67,7 @@ def serve(channel: socket.socket, jobs: Sequence[ConfiguredSource]) -> None:
                 )
                 if os.getpid() != own:
                     os._exit(0)  # a child that the source forked came back from the call: it must not answer too
-                channel.sendall(_bounded(result))
+                channel.sendall(_encode_bounded(result))
                 if result.last:
                     return
 
@@ -141,7 +141,7 @@ def _invoke(job: ConfiguredSource, problems: list[Problem], responses: list[Resp
             return job.source(own_problems, list(responses), **options)
 
 
-def _bounded(result: CallResult) -> bytes:
+def _encode_bounded(result: CallResult) -> bytes:
     """The line of a result, or of its failure when the line would be longer than the host takes."""
     line = dump_result(result)
     if len(line) <= MAX_LINE_BYTES:

@@ -68,7 +68,7 @@ def _split(condition: ast.expr) -> tuple[ast.expr, Holds, str] | None:
             ops=[ast.Lt() | ast.LtE() as below],
             comparators=[most],
         ):
-            return _within(left, right, literal(most), isinstance(below, ast.LtE))
+            return _tolerance_check(left, right, literal(most), isinstance(below, ast.LtE))
         case ast.Call(func=ast.Attribute(value=ast.Name(id="math"), attr="isclose"), args=[call, right]):
             options = {keyword.arg or "": literal(keyword.value) for keyword in condition.keywords}
             expected = literal(right)
@@ -81,7 +81,7 @@ def _split(condition: ast.expr) -> tuple[ast.expr, Holds, str] | None:
     return None
 
 
-def _within(left: ast.expr, right: ast.expr, most: Any, inclusive: bool) -> tuple[ast.expr, Holds, str] | None:
+def _tolerance_check(left: ast.expr, right: ast.expr, most: Any, inclusive: bool) -> tuple[ast.expr, Holds, str] | None:
     for call, centre in ((left, literal(right)), (right, literal(left))):
         if NOT_LITERAL not in (centre, most):
 

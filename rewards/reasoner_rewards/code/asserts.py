@@ -67,8 +67,8 @@ def read_asserts(problem: Problem) -> AssertTests:
     Raises:
         ValueError: they are something else, or not Python (the problem is broken, not the response).
     """
-    given = problem.fields.get("tests")
-    sources = [given] if isinstance(given, str) else given
+    field = problem.fields.get("tests")
+    sources = [field] if isinstance(field, str) else field
     if (
         not isinstance(sources, list)
         or not sources
@@ -77,12 +77,12 @@ def read_asserts(problem: Problem) -> AssertTests:
         raise missing(problem, "Python text, or a list of it")
     prelude, entry = text_field(problem, "prelude"), text_field(problem, "entry_point")
     setup = "\n".join(filter(None, (text_field(problem, "imports"), text_field(problem, "setup"))))
-    if entry and any(_defines(_parsed(problem, "tests", source), CHECK) for source in sources):
+    if entry and any(_defines(_parse_field(problem, "tests", source), CHECK) for source in sources):
         sources = [f"{source}\n{CHECK}({entry})\n" for source in sources]
-    sources = runnable(problem, sources, [_parsed(problem, "tests", source) for source in sources])
-    trees = [_parsed(problem, "tests", source) for source in sources]
-    before = _parsed(problem, "prelude", prelude)
-    setting = _parsed(problem, "setup", setup)
+    sources = runnable(problem, sources, [_parse_field(problem, "tests", source) for source in sources])
+    trees = [_parse_field(problem, "tests", source) for source in sources]
+    before = _parse_field(problem, "prelude", prelude)
+    setting = _parse_field(problem, "setup", setup)
     reference = _reference(problem)
     names, modules = _names(before, [setting, *trees], entry, reference)
     imports = "".join(f"import {module}\n" for module in modules)
@@ -95,7 +95,7 @@ def read_asserts(problem: Problem) -> AssertTests:
     return AssertTests(prelude, entry, imports + setup, tuple(sources), names, operators, questions)
 
 
-def _parsed(problem: Problem, name: str, source: str) -> ast.Module:
+def _parse_field(problem: Problem, name: str, source: str) -> ast.Module:
     try:
         return ast.parse(source)
     except (SyntaxError, ValueError) as error:
@@ -130,8 +130,8 @@ def _names(
         *chain(*(_bound([statement]) for statement in reference.body if not isinstance(statement, _IMPORTS))),
     }
     modules = {name for name in used - called - defined if name in sys.stdlib_module_names}
-    theirs = {name for name in used - modules if name in defined or not hasattr(builtins, name)}
-    return tuple(sorted(theirs)), tuple(sorted(modules))
+    reference_names = {name for name in used - modules if name in defined or not hasattr(builtins, name)}
+    return tuple(sorted(reference_names)), tuple(sorted(modules))
 
 
 _IMPORTS = (ast.Import, ast.ImportFrom)
@@ -167,7 +167,7 @@ def _operators(body: Sequence[ast.stmt]) -> dict[str, list[str]]:
         defined = set(_bound([child for child in ast.walk(node) if isinstance(child, (ast.FunctionDef, ast.Name))]))
         for base in node.bases:
             name = ast.unparse(base).rpartition(".")[2]
-            defined |= {*names.get(name, ())} | _of_library(name)
+            defined |= {*names.get(name, ())} | _library_names(name)
         for decorator in map(ast.unparse, node.decorator_list):
             if "dataclass" in decorator:
                 defined |= {"__eq__", *(_ORDER if "order=True" in decorator else ())}
@@ -177,7 +177,7 @@ def _operators(body: Sequence[ast.stmt]) -> dict[str, list[str]]:
     return names
 
 
-def _of_library(name: str) -> set[str]:
+def _library_names(name: str) -> set[str]:
     """Of a class of the standard library that programs extend."""
     for module in (collections, collections.abc, enum, fractions):
         if isinstance(own := getattr(module, name, None), type):

@@ -9,8 +9,8 @@ from reasoner import ISOLATED, PYTHON, Sandbox, SandboxError, Session
 from reasoner_rewards.code.asserts import AssertTests
 from reasoner_rewards.code.process import (
     Allowance,
+    NoAnswer,
     Program,
-    Silent,
     answer_to,
     fields_of,
     first_lines,
@@ -18,7 +18,7 @@ from reasoner_rewards.code.process import (
     line,
     refusal,
 )
-from reasoner_rewards.code.verdict import ProgramVerdict, Tested, cut, refused
+from reasoner_rewards.code.verdict import ProgramVerdict, TestResult, cut, refused
 
 MAX_NOTE = 300
 """characters of what is said of a test"""
@@ -48,22 +48,22 @@ def judge(sandbox: Sandbox, program: Program, tests: AssertTests, allowance: All
 
 
 def _verdict(session: Session, count: int, allowance: Allowance) -> ProgramVerdict:
-    results: list[Tested] = []
+    results: list[TestResult] = []
     while len(results) < count:
         answer = answer_to(session, line(test=len(results), timeout_s=allowance.timeout_s), allowance)
-        fields = {} if isinstance(answer, Silent) else fields_of(answer) or {}
+        fields = {} if isinstance(answer, NoAnswer) else fields_of(answer) or {}
         note = cut(str(fields.get("note")), MAX_NOTE)
         if fields.get("loaded") is False:
             return refused(count, f"the program fails before its first test: {note}", compiled=True)
-        if isinstance(answer, Silent):
-            results.append(Tested(False, f"the program {answer.why}", ended=False, timed_out=answer.timed_out))
+        if isinstance(answer, NoAnswer):
+            results.append(TestResult(False, f"the program {answer.why}", ended=False, timed_out=answer.timed_out))
         elif fields.get("timed_out") is True:
             note = f"the program took longer than {allowance.timeout_s:g} s"
-            results.append(Tested(False, note, ended=False, timed_out=True))
+            results.append(TestResult(False, note, ended=False, timed_out=True))
         else:
             passed = fields.get("passed") is True
-            results.append(Tested(passed, "" if passed else note, ended=fields.get("ended") is True))
-        if isinstance(answer, Silent) or results[-1].timed_out:
-            rest = Tested(False, "was not tried: the program had ended", ended=False)
+            results.append(TestResult(passed, "" if passed else note, ended=fields.get("ended") is True))
+        if isinstance(answer, NoAnswer) or results[-1].timed_out:
+            rest = TestResult(False, "was not tried: the program had ended", ended=False)
             results += [rest] * (count - len(results))
     return ProgramVerdict(tuple(results))

@@ -11,8 +11,8 @@ from typing import Any
 from reasoner import Problem, Sandbox
 from reasoner_rewards.code.fields import list_of_tests, without_nulls
 from reasoner_rewards.code.inside import codec
-from reasoner_rewards.code.process import Allowance, FunctionCall, Program, Silent, ask, exception_text, fields_of
-from reasoner_rewards.code.verdict import ProgramVerdict, Tested, cut, shown
+from reasoner_rewards.code.process import Allowance, FunctionCall, NoAnswer, Program, ask, exception_text, fields_of
+from reasoner_rewards.code.verdict import ProgramVerdict, TestResult, cut, shown
 
 MAX_MEMBERS = 10_000
 """members of a set or dict in an answer, where the test expects none that is larger"""
@@ -47,28 +47,28 @@ def judge(sandbox: Sandbox, program: Program, questions: Sequence[Question], all
     if isinstance(answers, ProgramVerdict):
         return answers
     end = allowance.reading_ends(start)
-    return ProgramVerdict(tuple(_tested(*pair, end) for pair in zip(questions, answers, strict=True)))
+    return ProgramVerdict(tuple(_test_result(*pair, end) for pair in zip(questions, answers, strict=True)))
 
 
-def _tested(question: Question, answer: bytes | Silent, end: float) -> Tested:
-    if isinstance(answer, Silent):
-        return Tested(False, f"{question.text} {answer.why}", ended=False, timed_out=answer.timed_out)
+def _test_result(question: Question, answer: bytes | NoAnswer, end: float) -> TestResult:
+    if isinstance(answer, NoAnswer):
+        return TestResult(False, f"{question.text} {answer.why}", ended=False, timed_out=answer.timed_out)
     if time.monotonic() > end:
-        return Tested(False, f"{question.text}: reading the answers took too long", ended=False, timed_out=True)
+        return TestResult(False, f"{question.text}: reading the answers took too long", ended=False, timed_out=True)
     fields = fields_of(answer) or {}
     if "error" in fields:
-        return Tested(False, f"{question.text} raised {exception_text(fields)}", ended=False)
+        return TestResult(False, f"{question.text} raised {exception_text(fields)}", ended=False)
     try:
         bounds = codec.Bounds(end, max(question.members, MAX_MEMBERS))
         value = codec.decode(fields.get("value", []), _opaque, bounds)
     except (codec.CodecError, RecursionError) as error:
-        return Tested(False, f"{question.text} gave no answer that can be read: {cut(str(error))}", ended=False)
+        return TestResult(False, f"{question.text} gave no answer that can be read: {cut(str(error))}", ended=False)
     returned = f"{question.text} returned {shown(value)}"
     try:
         passed = question.holds(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:  # abs of a text, a float of a huge int
-        return Tested(False, f"{returned}, which cannot be compared: {cut(str(error))}")
-    return Tested(passed, "" if passed else f"{returned}, expected {question.expected}")
+        return TestResult(False, f"{returned}, which cannot be compared: {cut(str(error))}")
+    return TestResult(passed, "" if passed else f"{returned}, expected {question.expected}")
 
 
 class Opaque:
@@ -103,8 +103,8 @@ def read_calls(problem: Problem, tolerance: float) -> list[Question]:
     return [_question(problem, test, tolerance) for test in list_of_tests(problem)]
 
 
-def _question(problem: Problem, given: Any, tolerance: float) -> Question:
-    test = without_nulls(given, kept="expected")
+def _question(problem: Problem, entry: Any, tolerance: float) -> Question:
+    test = without_nulls(entry, kept="expected")
     if (
         not isinstance(test, Mapping)
         or not {"function", "expected"} <= set(test) <= KEYS
@@ -114,7 +114,7 @@ def _question(problem: Problem, given: Any, tolerance: float) -> Question:
     ):
         raise ValueError(
             f"problem {problem.id!r}: a test of kind 'calls' must be an object with a text 'function', 'expected', and "
-            f"if need be a list 'args' and an object 'kwargs'; got {str(given)[:200]}"
+            f"if need be a list 'args' and an object 'kwargs'; got {str(entry)[:200]}"
         )
     call = FunctionCall(test["function"], tuple(test.get("args", ())), test.get("kwargs", {}))
     return call_question(call, test["expected"], tolerance)

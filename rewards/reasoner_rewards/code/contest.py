@@ -24,7 +24,7 @@ from reasoner import Problem
 from reasoner_rewards.code.bindings import bound_names
 from reasoner_rewards.code.calls import Question, alike, call_question
 from reasoner_rewards.code.fields import missing
-from reasoner_rewards.code.packed import unpacked_text
+from reasoner_rewards.code.packed import unpack_text
 from reasoner_rewards.code.process import Allowance, FunctionCall, Program
 from reasoner_rewards.code.stdin import StdinCase
 
@@ -115,9 +115,9 @@ def _read(fields: Mapping[str, Any], tolerance: float) -> ContestTests:
         return ContestTests(tuple(StdinCase(_text(test.input), _text(test.output)) for test in tests), "", (), seconds)
     functions = {test.function for test in tests} - {""} or {_entry_point(fields)}
     if len(functions) > 1 or functions == {""}:
-        given = f"several functions ({', '.join(sorted(functions))})" if len(functions) > 1 else "no function"
+        named = f"several functions ({', '.join(sorted(functions))})" if len(functions) > 1 else "no function"
         raise ValueError(
-            f"the tests name {given}; one is needed, in 'fn_name', or in the field 'entry_point', which can be mapped: "
+            f"the tests name {named}; one is needed, in 'fn_name', or in the field 'entry_point', which can be mapped: "
             "columns.entry_point=FIELD"
         )
     (function,) = functions
@@ -143,26 +143,28 @@ def _tests(value: Any, depth: int = 0) -> Iterator[_Test]:
     if depth > _NESTED:
         raise ValueError(f"nested more than {_NESTED} levels deep")
     if isinstance(value, str):
-        yield from _tests(_parsed(value), depth + 1)
+        yield from _tests(_parse_tests(value), depth + 1)
     elif isinstance(value, list):
-        items = [_parsed(item) if isinstance(item, str) else item for item in value]
+        items = [_parse_tests(item) if isinstance(item, str) else item for item in value]
         as_lines = _are_lines([item for item in items if isinstance(item, Mapping)])
         for item in items:
-            yield from _of_table(item, as_lines=as_lines) if isinstance(item, Mapping) else _tests(item, depth + 1)
+            yield from (
+                _tests_of_table(item, as_lines=as_lines) if isinstance(item, Mapping) else _tests(item, depth + 1)
+            )
     elif isinstance(value, Mapping):
-        yield from _of_table(value)
+        yield from _tests_of_table(value)
     else:
         raise ValueError(f"a list or an object of tests is needed, got {type(value).__name__}")
 
 
-def _parsed(text: str) -> Any:
+def _parse_tests(text: str) -> Any:
     """What a text spells: JSON, plain or packed."""
     if not text.strip():
         return None
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        packed = unpacked_text(text)
+        packed = unpack_text(text)
     try:
         return json.loads(packed)
     except (ValueError, RecursionError) as error:
@@ -170,21 +172,21 @@ def _parsed(text: str) -> Any:
 
 
 def _are_lines(tables: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the lists in `input` and `output` of a list of objects are the lines of one test each, and not the tests
+    """Whether the lists in `input` and `output` of a list of objects are the lines of one test table, and not the tests
     of code_contests, whose texts end their lines themselves.
 
     Raises:
         ValueError: they can be read either way.
     """
-    of_scripts = [each for each in tables if "inputs" not in each and not _calls(each) and not _kind(each)]
-    pairs = [(each.get("input"), each.get("output")) for each in of_scripts]
+    of_scripts = [table for table in tables if "inputs" not in table and not _calls(table) and not _kind(table)]
+    pairs = [(table.get("input"), table.get("output")) for table in of_scripts]
     texts = [text for pair in pairs for side in pair if isinstance(side, list) for text in side]
     if any(isinstance(text, str) and "\n" in text for text in texts):
         return False
-    lists = [(given, expected) for given, expected in pairs if isinstance(given, list) and isinstance(expected, list)]
-    if len(lists) < len(pairs) or any(len(given) != len(expected) for given, expected in lists):
+    lists = [(inputs, outputs) for inputs, outputs in pairs if isinstance(inputs, list) and isinstance(outputs, list)]
+    if len(lists) < len(pairs) or any(len(inputs) != len(outputs) for inputs, outputs in lists):
         return True
-    if all(len(given) <= 1 for given, _ in lists):
+    if all(len(inputs) <= 1 for inputs, _ in lists):
         return False  # it is the same either way
     raise ValueError(
         "lists in 'input' and 'output', of one length and without line ends, can be several tests or the lines of one: "
@@ -201,7 +203,7 @@ def _calls(table: Mapping[str, Any]) -> str:
     return str(table.get("fn_name") or table.get("func_name") or _metadata(table).get("func_name") or "")
 
 
-def _of_table(table: Mapping[str, Any], *, as_lines: bool = False) -> Iterator[_Test]:
+def _tests_of_table(table: Mapping[str, Any], *, as_lines: bool = False) -> Iterator[_Test]:
     """The tests of an object: one, or several whose inputs and outputs are lists.
 
     Args:
@@ -219,8 +221,8 @@ def _of_table(table: Mapping[str, Any], *, as_lines: bool = False) -> Iterator[_
         return
     if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
         raise ValueError("inputs and outputs must be lists of one length")
-    for given, expected in zip(inputs, outputs, strict=True):
-        yield _Test(given, expected, function, is_call, isinstance(expected, list))
+    for text, expected in zip(inputs, outputs, strict=True):
+        yield _Test(text, expected, function, is_call, isinstance(expected, list))
 
 
 def _metadata(table: Mapping[str, Any]) -> Mapping[str, Any]:

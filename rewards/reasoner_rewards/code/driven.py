@@ -16,8 +16,8 @@ from reasoner_rewards.code.asserts import AssertTests
 from reasoner_rewards.code.process import (
     STUB,
     Allowance,
+    NoAnswer,
     Program,
-    Silent,
     answer_to,
     ending,
     fields_of,
@@ -27,7 +27,7 @@ from reasoner_rewards.code.process import (
     readable,
     refusal,
 )
-from reasoner_rewards.code.verdict import ProgramVerdict, Tested, cut
+from reasoner_rewards.code.verdict import ProgramVerdict, TestResult, cut
 
 REQUEST = b'{"op":'
 """what a line of the driver begins with that is for the program"""
@@ -64,35 +64,35 @@ def judge(sandbox: Sandbox, program: Program, tests: AssertTests, allowance: All
                 timeout_s=allowance.timeout_s,
             )
         )
-        return _relayed(stub, driver, len(tests.sources), allowance)
+        return _relay(stub, driver, len(tests.sources), allowance)
 
 
-def _relayed(stub: Session, driver: Session, count: int, allowance: Allowance) -> ProgramVerdict:
-    results: list[Tested] = []
-    gone: Silent | None = None
+def _relay(stub: Session, driver: Session, count: int, allowance: Allowance) -> ProgramVerdict:
+    results: list[TestResult] = []
+    gone: NoAnswer | None = None
     done = False
     while not done and (text := driver.receive_line()) is not None:
         if text.startswith(REQUEST):
             answer = answer_to(stub, text, allowance) if gone is None else gone
-            if not isinstance(answer, Silent) and not readable(answer):
-                answer = Silent("gave a longer answer than it may")
-            if isinstance(answer, Silent):
+            if not isinstance(answer, NoAnswer) and not readable(answer):
+                answer = NoAnswer("gave a longer answer than it may")
+            if isinstance(answer, NoAnswer):
                 gone = answer
                 answer = line(gone=f"the program {gone.why}")
             driver.send(answer)
             continue
-        said = fields_of(text) or {}
-        if said.get("result") == len(results):
+        fields = fields_of(text) or {}
+        if fields.get("result") == len(results):
             timed_out = gone is not None and gone.timed_out
             results.append(
-                Tested(said["passed"] is True, cut(said["note"], MAX_NOTE), said["ended"] is True, timed_out)
+                TestResult(fields["passed"] is True, cut(fields["note"], MAX_NOTE), fields["ended"] is True, timed_out)
             )
-        elif "broken" in said:
-            raise ValueError(f"the tests cannot be run: {said['broken']}")
+        elif "broken" in fields:
+            raise ValueError(f"the tests cannot be run: {fields['broken']}")
         else:
-            done = said == {"done": True}
+            done = fields == {"done": True}
     missing = count - len(results)
     if missing:
         silent = ending(driver.outcome(), allowance)
-        results += [Tested(False, f"the tests {silent.why}", ended=False, timed_out=silent.timed_out)] * missing
+        results += [TestResult(False, f"the tests {silent.why}", ended=False, timed_out=silent.timed_out)] * missing
     return ProgramVerdict(tuple(results))

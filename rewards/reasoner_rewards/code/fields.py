@@ -52,9 +52,9 @@ def without_nulls(test: Any, kept: str = "") -> Any:
 
 def missing(problem: Problem, needed: str) -> ValueError:
     """For a problem whose field `tests` is not what it must be."""
-    given = str(problem.fields.get("tests"))[:200]
+    value = str(problem.fields.get("tests"))[:200]
     return ValueError(
-        f"problem {problem.id!r}: the field 'tests' must be {needed}, got {given}. Its fields: "
+        f"problem {problem.id!r}: the field 'tests' must be {needed}, got {value}. Its fields: "
         f"{', '.join(problem.fields) or 'none'}. If the tests have another name, map it: "
         "--set data.train.columns.tests=FIELD, and the same for data.eval."
     )

@@ -20,7 +20,7 @@ _WITHOUT_EFFECT = {"PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"}
 
 
 @lru_cache(maxsize=2)  # the responses of a group share their tests; few are kept, as they may be large
-def unpacked_text(packed: str) -> str:
+def unpack_text(packed: str) -> str:
     """The text that is packed.
 
     Raises:
@@ -30,10 +30,10 @@ def unpacked_text(packed: str) -> str:
         stream = base64.b64decode(packed, validate=True)
     except (binascii.Error, ValueError):
         raise ValueError("neither JSON nor base64") from None
-    return _only_text(_decompressed(stream))
+    return _only_text(_decompress(stream))
 
 
-def _decompressed(stream: bytes) -> bytes:
+def _decompress(stream: bytes) -> bytes:
     decompressor = zlib.decompressobj()
     try:
         data = decompressor.decompress(stream, MAX_UNPACKED)

@@ -114,7 +114,7 @@ class FunctionCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Silent:
+class NoAnswer:
     """It did not answer, or nothing that can be read."""
 
     why: str
@@ -171,30 +171,30 @@ def exception_text(fields: Mapping[str, Any]) -> str:
     return cut(": ".join(text for text in texts if isinstance(text, str) and text)) or "an exception without a name"
 
 
-def ending(outcome: Outcome, allowance: Allowance) -> Silent:
+def ending(outcome: Outcome, allowance: Allowance) -> NoAnswer:
     """Why there are no further answers."""
     match outcome.end, outcome.code:
         case "timeout" | "cpu", _:
-            return Silent(f"took longer than {allowance.program_timeout_s:g} s for all tests", timed_out=True)
+            return NoAnswer(f"took longer than {allowance.program_timeout_s:g} s for all tests", timed_out=True)
         case ("answer", _) | ("signal", signal.SIGALRM):
-            return Silent(f"took longer than {allowance.timeout_s:g} s", timed_out=True)
+            return NoAnswer(f"took longer than {allowance.timeout_s:g} s", timed_out=True)
         case "signal", code:
-            return Silent(f"ended by signal {code}")
+            return NoAnswer(f"ended by signal {code}")
         case "exit", code:
-            return Silent(f"ended with exit status {code}")
+            return NoAnswer(f"ended with exit status {code}")
         case "memory", _:
-            return Silent(f"used more than {allowance.memory_mb} MB of memory")
+            return NoAnswer(f"used more than {allowance.memory_mb} MB of memory")
         case "output", _:
-            return Silent(f"gave more than {OUTPUT_BYTES} bytes of answers to all tests")
+            return NoAnswer(f"gave more than {OUTPUT_BYTES} bytes of answers to all tests")
         case end, _:
-            return Silent(f"used more {end} than allowed")
+            return NoAnswer(f"used more {end} than allowed")
 
 
 def ask(
     sandbox: Sandbox, program: Program, mode: ProgramMode, requests: Sequence[bytes], allowance: Allowance
-) -> ProgramVerdict | list[bytes | Silent]:
-    """One answer line to each request, all made in one start of the sandbox; `Silent` from where the program was gone.
-    A verdict: it was not even asked.
+) -> ProgramVerdict | list[bytes | NoAnswer]:
+    """One answer line to each request, all made in one start of the sandbox; `NoAnswer` from
+    where the program was gone. A verdict: it was not even asked.
 
     Raises:
         SandboxError: the sandbox failed.
@@ -203,14 +203,14 @@ def ask(
     answers = ask_all(sandbox, program, mode, requests, allowance)
     if isinstance(answers, ProgramVerdict):
         return answers
-    return answers + [Silent("was not tried: the program had ended")] * (len(requests) - len(answers))
+    return answers + [NoAnswer("was not tried: the program had ended")] * (len(requests) - len(answers))
 
 
 def _ask_in_turn(
     sandbox: Sandbox, program: Program, mode: ProgramMode, requests: Sequence[bytes], allowance: Allowance
-) -> ProgramVerdict | list[bytes | Silent]:
+) -> ProgramVerdict | list[bytes | NoAnswer]:
     """Each request only when the one before has its answer: none can be read ahead, and each has its own time."""
-    answers: list[bytes | Silent] = []
+    answers: list[bytes | NoAnswer] = []
     with sandbox.open(STUB, program.files(), allowance.limits) as session:
         session.send(program.start(mode, allowance.timeout_s))
         verdict = refusal(first_lines(session, allowance), mode, session.outcome, len(requests), allowance)
@@ -218,21 +218,21 @@ def _ask_in_turn(
             return verdict
         for request in requests:
             answers.append(answer_to(session, request, allowance))
-            if isinstance(answers[-1], Silent):
+            if isinstance(answers[-1], NoAnswer):
                 break
     return answers
 
 
 def _ask_at_once(
     sandbox: Sandbox, program: Program, mode: ProgramMode, requests: Sequence[bytes], allowance: Allowance
-) -> ProgramVerdict | list[bytes | Silent]:
+) -> ProgramVerdict | list[bytes | NoAnswer]:
     """For a service. The time of a single test is kept inside only, that of all of them by the service."""
     stdin = program.start(mode, allowance.timeout_s) + b"".join(requests)
     outcome = sandbox.run(STUB, program.files(), stdin, allowance.limits)
     lines = iter(io.BytesIO(outcome.stdout))
     if (verdict := refusal(lines, mode, lambda: outcome, len(requests), allowance)) is not None:
         return verdict
-    answers: list[bytes | Silent] = list(islice(lines, len(requests)))
+    answers: list[bytes | NoAnswer] = list(islice(lines, len(requests)))
     return answers if len(answers) == len(requests) else [*answers, ending(outcome, allowance)]
 
 
@@ -242,8 +242,8 @@ def first_lines(session: Session, allowance: Allowance) -> Iterator[bytes]:
         yield session.receive_line(timeout_s) or b""
 
 
-def answer_to(session: Session, request: bytes, allowance: Allowance) -> bytes | Silent:
-    """The line that answers a request; `Silent`: the program is gone, by itself or because its time was over."""
+def answer_to(session: Session, request: bytes, allowance: Allowance) -> bytes | NoAnswer:
+    """The line that answers a request; `NoAnswer`: the program is gone, by itself or because its time was over."""
     session.send(request)
     answer = session.receive_line(allowance.timeout_s + GRACE_S)
     return answer if answer is not None and answer.endswith(b"\n") else ending(session.outcome(), allowance)

@@ -23,10 +23,10 @@ def runnable(problem: Problem, sources: Sequence[str], trees: Sequence[ast.Modul
             response).
     """
     named = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    return [_called(problem, source, tree, named) for source, tree in zip(sources, trees, strict=True)]
+    return [_call_error(problem, source, tree, named) for source, tree in zip(sources, trees, strict=True)]
 
 
-def _called(problem: Problem, source: str, tree: ast.Module, named: set[str]) -> str:
+def _call_error(problem: Problem, source: str, tree: ast.Module, named: set[str]) -> str:
     if not _asserts(tree) and not _has(tree, ast.Raise) and not any(map(_is_test_case, tree.body)):
         raise _unjudgeable(problem, "holds no assertion: it would say nothing of a program", source)
     calls = []
@@ -60,9 +60,9 @@ def _calls(problem: Problem, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.
     return []
 
 
-def _needed_arguments(given: ast.arguments) -> bool:
-    positional = len(given.posonlyargs) + len(given.args) - len(given.defaults)
-    return positional > 0 or any(default is None for default in given.kw_defaults)
+def _needed_arguments(arguments: ast.arguments) -> bool:
+    positional = len(arguments.posonlyargs) + len(arguments.args) - len(arguments.defaults)
+    return positional > 0 or any(default is None for default in arguments.kw_defaults)
 
 
 def _is_test_case(node: ast.stmt) -> bool:

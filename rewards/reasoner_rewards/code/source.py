@@ -89,10 +89,10 @@ def _check_problem(problem: Problem, options: CodeOptions) -> str:
     plain = plainly.run_plainly(_sandbox(options.sandbox), tests.program(text), tests, options.allowance)
     if plain.ok is passed or plain.end == "timeout":
         return "pass, as in plain Python" if passed else "do not pass, nor in plain Python"
-    said = plain.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+    message = plain.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
     ways = f"passes in plain Python and not here: {verdict.note}"
     if passed:
-        ways = f"passes here and not in plain Python: {cut(said) or f'exit status {plain.code}'}"
+        ways = f"passes here and not in plain Python: {cut(message) or f'exit status {plain.code}'}"
     outside = " harness = 'inside' runs tests as plain Python does." if options.harness == "outside" else ""
     raise ValueError(f"problem {problem.id!r}: the reference program {ways}.{outside}")
 
@@ -132,16 +132,16 @@ def code(problem: Problem, response: Response, *, options: CodeOptions) -> Score
         SandboxError: the sandbox did not do its work.
     """
     judge = _judge(problem, options)
-    text, said = program_in(response.text, options.extract, options.labels, judge.names)
+    text, reason = program_in(response.text, options.extract, options.labels, judge.names)
     if text is None:
-        return Score(0.0, {"program": None, "compiled": False, "ran": False, "timed_out": False}, said)
+        return Score(0.0, {"program": None, "compiled": False, "ran": False, "timed_out": False}, reason)
     if len(text) > MAX_PROGRAM:
-        parts = {"program": _kept(text), "compiled": False, "ran": False, "timed_out": False}
+        parts = {"program": _shorten_program(text), "compiled": False, "ran": False, "timed_out": False}
         return Score(0.0, parts, f"not run: the program has {len(text)} characters, more than {MAX_PROGRAM}")
     verdict = judge.verdict(text)
     total = len(verdict.tests)
     parts = {
-        "program": _kept(text),
+        "program": _shorten_program(text),
         "compiled": verdict.compiled,
         "ran": verdict.ran,
         "tests_passed": verdict.passed,
@@ -149,11 +149,11 @@ def code(problem: Problem, response: Response, *, options: CodeOptions) -> Score
         "timed_out": verdict.timed_out,
     }
     value = verdict.passed / total if options.score == "fraction" else float(verdict.passed == total)
-    note = f"{verdict.note} ({said})" if verdict.note and said else verdict.note
+    note = f"{verdict.note} ({reason})" if verdict.note and reason else verdict.note
     return Score(value, parts, note)
 
 
-def _kept(program: str) -> str:
+def _shorten_program(program: str) -> str:
     """What a score can hold of it: there is a bound on the parts of a score, and none on what a model writes."""
     if len(program) <= MAX_KEPT:
         return program
@@ -175,20 +175,20 @@ def _judge(problem: Problem, options: CodeOptions) -> _Judge:
     allowance, sandbox = options.allowance, _sandbox(options.sandbox)
     if options.tests == "asserts":
         tests = asserts.read_asserts(problem)
-        return _Judge(_of_asserts(tests, options), frozenset(tests.names))
+        return _Judge(_asserts_judge(tests, options), frozenset(tests.names))
     if options.tests == "calls":
         asked = calls.read_calls(problem, options.tolerance)
         names = frozenset(question.call.function.partition(".")[0] for question in asked)
         return _Judge(lambda text: calls.judge(sandbox, Program((text,)), asked, allowance), names)
     if options.tests == "contest":
-        return _of_contest(problem, contest.read_contest(problem, options.tolerance), options)
+        return _contest_judge(problem, contest.read_contest(problem, options.tolerance), options)
     checked = options.tests == "checker"
     cases = stdin.read_cases(problem, outputs=not checked)
     passes = stdin.checked_by(sandbox, problem, allowance) if checked else stdin.same_output(options.tolerance)
     return _Judge(lambda text: stdin.judge(sandbox, Program((text,)), cases, allowance, passes), frozenset())
 
 
-def _of_contest(problem: Problem, tests: contest.ContestTests, options: CodeOptions) -> _Judge:
+def _contest_judge(problem: Problem, tests: contest.ContestTests, options: CodeOptions) -> _Judge:
     allowance, sandbox = tests.allowed(options.allowance), _sandbox(options.sandbox)
     if tests.function:
         return _Judge(lambda text: calls.judge(sandbox, tests.program(text), tests.asked(text), allowance), tests.names)
@@ -198,7 +198,7 @@ def _of_contest(problem: Problem, tests: contest.ContestTests, options: CodeOpti
     return _Judge(lambda text: stdin.judge(sandbox, tests.program(text), tests.cases, allowance, passes), frozenset())
 
 
-def _of_asserts(tests: asserts.AssertTests, options: CodeOptions) -> Callable[[str], ProgramVerdict]:
+def _asserts_judge(tests: asserts.AssertTests, options: CodeOptions) -> Callable[[str], ProgramVerdict]:
     allowance, sandbox = options.allowance, _sandbox(options.sandbox)
     if options.harness == "inside":
         return lambda text: beside.judge(sandbox, tests.program(text), tests, allowance)

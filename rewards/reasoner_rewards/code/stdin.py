@@ -14,8 +14,8 @@ from functools import partial
 from reasoner import ISOLATED, PYTHON, Problem, Sandbox
 from reasoner_rewards.code.fields import list_of_tests, text_field, without_nulls
 from reasoner_rewards.code.inside.codec import MAX_OUTPUT
-from reasoner_rewards.code.process import Allowance, Program, Silent, ask, exception_text, fields_of, line
-from reasoner_rewards.code.verdict import ProgramVerdict, Tested, cut, shown
+from reasoner_rewards.code.process import Allowance, NoAnswer, Program, ask, exception_text, fields_of, line
+from reasoner_rewards.code.verdict import ProgramVerdict, TestResult, cut, shown
 
 MAX_READ = 2**12
 """bytes of what a checker prints that are looked at"""
@@ -45,13 +45,13 @@ def read_cases(problem: Problem, *, outputs: bool) -> list[StdinCase]:
         ValueError: it is something else (the problem is broken, not the response).
     """
     cases = []
-    for given in list_of_tests(problem):
-        test = without_nulls(given)
+    for entry in list_of_tests(problem):
+        test = without_nulls(entry)
         known = isinstance(test, Mapping) and {"input"} <= set(test) <= {"input", "output"}
         if not known or not all(isinstance(text, str) for text in test.values()) or (outputs and "output" not in test):
             raise ValueError(
                 f"problem {problem.id!r}: a test must be an object with the texts 'input' and 'output', got "
-                f"{str(given)[:200]}"
+                f"{str(entry)[:200]}"
             )
         cases.append(StdinCase(test["input"], test.get("output")))
     return cases
@@ -69,31 +69,33 @@ def judge(
     answers = ask(sandbox, program, "stdin", requests, allowance)
     if isinstance(answers, ProgramVerdict):
         return answers
-    return ProgramVerdict(tuple(_tested(*pair, allowance, judged) for pair in zip(cases, answers, strict=True)))
+    return ProgramVerdict(tuple(_test_result(*pair, allowance, judged) for pair in zip(cases, answers, strict=True)))
 
 
-def _tested(case: StdinCase, answer: bytes | Silent, allowance: Allowance, judged: Judge) -> Tested:
-    said = f"the input {shown(case.input)}"
-    if isinstance(answer, Silent):
-        return Tested(False, f"{said}: {answer.why}", ended=False, timed_out=answer.timed_out)
+def _test_result(case: StdinCase, answer: bytes | NoAnswer, allowance: Allowance, judged: Judge) -> TestResult:
+    input_text = f"the input {shown(case.input)}"
+    if isinstance(answer, NoAnswer):
+        return TestResult(False, f"{input_text}: {answer.why}", ended=False, timed_out=answer.timed_out)
     fields = fields_of(answer) or {}
     output = fields.get("output")
     ended = fields.get("end"), fields.get("code")
     if not isinstance(output, str) or not isinstance(ended[0], str) or not isinstance(ended[1], int):
         why = exception_text(fields) if "error" in fields else "an answer that cannot be read"
-        return Tested(False, f"{said}: {why}", ended=False)
+        return TestResult(False, f"{input_text}: {why}", ended=False)
     match ended:
         case "exit", 0:
             note = judged(case, output)
-            return Tested(not note, f"{said}: {note}" if note else "")
+            return TestResult(not note, f"{input_text}: {note}" if note else "")
         case "timeout", _:
-            return Tested(False, f"{said}: longer than {allowance.timeout_s:g} s", ended=False, timed_out=True)
+            return TestResult(
+                False, f"{input_text}: longer than {allowance.timeout_s:g} s", ended=False, timed_out=True
+            )
         case "output", _:
-            return Tested(False, f"{said}: printed more than {MAX_OUTPUT} bytes", ended=False)
+            return TestResult(False, f"{input_text}: printed more than {MAX_OUTPUT} bytes", ended=False)
         case end, code:
             message = fields.get("message")
             why = f", {cut(message)}" if isinstance(message, str) and message else ""
-            return Tested(False, f"{said}: {cut(f'{end} {code}')}{why}", ended=False)
+            return TestResult(False, f"{input_text}: {cut(f'{end} {code}')}{why}", ended=False)
 
 
 def same_output(tolerance: float) -> Judge:
@@ -152,10 +154,10 @@ def checked_by(sandbox: Sandbox, problem: Problem, allowance: Allowance) -> Judg
     if not source.strip():
         raise ValueError(f"problem {problem.id!r} has no checker: its field 'checker' must be a Python program")
     end = time.monotonic() + allowance.program_timeout_s
-    return lambda case, output: _rejected(sandbox, source, case, output, allowance, end)
+    return lambda case, output: _rejection(sandbox, source, case, output, allowance, end)
 
 
-def _rejected(sandbox: Sandbox, source: str, case: StdinCase, output: str, allowance: Allowance, end: float) -> str:
+def _rejection(sandbox: Sandbox, source: str, case: StdinCase, output: str, allowance: Allowance, end: float) -> str:
     left = min(allowance.timeout_s, end - time.monotonic())
     if left <= 0:
         return "the checker took too long"
@@ -167,5 +169,5 @@ def _rejected(sandbox: Sandbox, source: str, case: StdinCase, output: str, allow
     printed = outcome.stdout[:MAX_READ]
     if outcome.ok and printed.split()[:1] == [b"1"]:
         return ""
-    said = cut(printed.decode("utf-8", "replace").strip())
-    return f"printed {shown(output)}, which the checker does not accept{f' ({said})' if said else ''}"
+    message = cut(printed.decode("utf-8", "replace").strip())
+    return f"printed {shown(output)}, which the checker does not accept{f' ({message})' if message else ''}"

@@ -9,7 +9,7 @@ MAX_SHOWN = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class TestResult:
     """One test: whether it was passed, and how the program behaved in it."""
 
     passed: bool
@@ -24,7 +24,7 @@ class Tested:
 class ProgramVerdict:
     """All tests of a program."""
 
-    tests: tuple[Tested, ...]
+    tests: tuple[TestResult, ...]
     compiled: bool = True
     refused: str = ""
     """why it did not come as far as its first test; empty: it did"""
@@ -57,7 +57,7 @@ class ProgramVerdict:
 
 def refused(tests: int, why: str, *, compiled: bool, timed_out: bool = False) -> ProgramVerdict:
     """On a program that did not come as far as its first test."""
-    return ProgramVerdict((Tested(False, ended=False, timed_out=timed_out),) * tests, compiled, why)
+    return ProgramVerdict((TestResult(False, ended=False, timed_out=timed_out),) * tests, compiled, why)
 
 
 def shown(value: object) -> str:

@@ -56,10 +56,10 @@ class Tests(ast.NodeTransformer):
     `theirs` are names that the program defines; whatever the tests bind themselves is left alone, too.
     """
 
-    def __init__(self, theirs: set[str], trees: list[ast.Module]) -> None:
-        bound = {name for tree in trees for node in ast.walk(tree) for name in bound_by(node)}
+    def __init__(self, program_names: set[str], trees: list[ast.Module]) -> None:
+        bound = {name for tree in trees for node in ast.walk(tree) for name in bound_names_of(node)}
         own = {name for name in vars(builtins) if not name.startswith("__")} - {"super"}  # the compiler looks for it
-        self.protected = own - theirs - bound
+        self.protected = own - program_names - bound
         self.assertions = 0
 
     def visit_Assert(self, node: ast.Assert) -> list[ast.stmt]:
@@ -85,7 +85,7 @@ class Tests(ast.NodeTransformer):
         return ast.copy_location(ast.Name(BUILTIN + node.id, node.ctx), node) if protected else node
 
 
-def bound_by(node: ast.AST) -> Iterator[str]:
+def bound_names_of(node: ast.AST) -> Iterator[str]:
     """The names that a node binds, in whatever scope."""
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         yield node.name
@@ -242,13 +242,13 @@ def tried(channel: stub.Channel, run: Run, source: str, timeout_s: float, tests:
     os.close(their_report)
     secret = os.urandom(KEY_BYTES)
     os.write(key, secret)
-    said, end = watched(pid, report, timeout_s)
+    output, end = watched(pid, report, timeout_s)
     for pipe in (report, key, their_key):
         os.close(pipe)
-    if said == secret and end == 0:
+    if output == secret and end == 0:
         return {"passed": True, "note": "", "ended": True}
     try:
-        fields = json.loads(said)
+        fields = json.loads(output)
     except (ValueError, RecursionError):
         fields = None
     if end == "timeout" or not isinstance(fields, dict):
@@ -259,18 +259,18 @@ def tried(channel: stub.Channel, run: Run, source: str, timeout_s: float, tests:
 
 def watched(pid: int, report: int, timeout_s: float) -> tuple[bytes, int | str]:
     """What a child reports until it ends, and its exit status (a signal's below 0), or `timeout`."""
-    said = bytearray()
-    open_ = {report: said}
+    output = bytearray()
+    open_ = {report: output}
     end, deadline = "", time.monotonic() + timeout_s
     while not end:
         alive = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
         came = stub.read(open_, stub.LOOK_S if alive else 0.0)
-        if (not alive and not came) or len(said) > MAX_REPORT:
+        if (not alive and not came) or len(output) > MAX_REPORT:
             end = "exit"
         elif time.monotonic() > deadline:
             end = "timeout"
     code = stub.ended(pid)
-    return bytes(said), "timeout" if end == "timeout" else code
+    return bytes(output), "timeout" if end == "timeout" else code
 
 
 def ending(end: int | str) -> str:
@@ -289,20 +289,20 @@ def compiled_tests(source: str, file: str, tests: Tests) -> types.CodeType:
 def serve(channel: stub.Channel) -> None:
     """Compile the program, then try its tests, each when it is asked for."""
     requests = channel.requests()
-    given = next(requests)
-    trees = [ast.parse(source) for source in (given["setup"], *given["tests"])]
-    codes = stub.compiled(channel, given["files"])
+    first = next(requests)
+    trees = [ast.parse(source) for source in (first["setup"], *first["tests"])]
+    codes = stub.compiled(channel, first["files"])
     modules = imported(trees)
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         channel.answer({"broken": f"there is no module {missing[0]!r} where programs run"})
         os._exit(0)
     channel.answer({"broken": ""})
-    theirs = set(given["theirs"])
-    run = Run(codes, compiled_tests(given["setup"], "<setup>", Tests(theirs, trees)), modules)
+    program_names = set(first["theirs"])
+    run = Run(codes, compiled_tests(first["setup"], "<setup>", Tests(program_names, trees)), modules)
     for request in requests:
-        source = given["tests"][request["test"]]
-        answer = tried(channel, run, source, request["timeout_s"], Tests(theirs, trees))
+        source = first["tests"][request["test"]]
+        answer = tried(channel, run, source, request["timeout_s"], Tests(program_names, trees))
         channel.answer(answer)
         if answer.get("timed_out") or answer.get("loaded") is False:
             break

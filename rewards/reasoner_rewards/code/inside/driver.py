@@ -44,7 +44,7 @@ from remote import (  # type: ignore[import-not-found]  # noqa: E402
     RemoteType,
     is_instance,
     is_subclass,
-    mirrored,
+    mirror_class,
 )
 
 sys.path.pop(0)
@@ -98,11 +98,11 @@ class Program(heap.Heap):  # type: ignore[misc]
 
     def first_line(self) -> dict[str, Any]:
         """What to run."""
-        given: dict[str, Any] = json.loads(self._answers.readline())
-        self.timeout_s = given["timeout_s"]
-        self.operators = Operators(given["operators"])
-        self.expects_stop = any("StopIteration" in test for test in given["tests"])
-        return given
+        answer: dict[str, Any] = json.loads(self._answers.readline())
+        self.timeout_s = answer["timeout_s"]
+        self.operators = Operators(answer["operators"])
+        self.expects_stop = any("StopIteration" in test for test in answer["tests"])
+        return answer
 
     def say(self, **fields: Any) -> None:
         """Write one line."""
@@ -182,7 +182,7 @@ class Program(heap.Heap):  # type: ignore[misc]
             raise RefusedError(answer["gone"])
         for number, described in answer.get("types", ()):
             if number not in self.objects:
-                self.keep(number, mirrored(described, self.objects))
+                self.keep(number, mirror_class(described, self.objects))
         self.receive(answer.get("heap", []))
         for text, stream in zip(answer.get("printed", ()), (sys.stdout, sys.stderr), strict=False):
             if text:
@@ -312,9 +312,9 @@ def raised(answer: dict[str, Any], operation: str) -> BaseException:
 class Names(dict[str, Any]):
     """The names of the tests; those that the program defines are asked of it."""
 
-    def __init__(self, program: Program, theirs: list[str]) -> None:
+    def __init__(self, program: Program, program_names: list[str]) -> None:
         super().__init__(__name__="tests", isinstance=is_instance, issubclass=is_subclass)
-        self._program, self._theirs = program, frozenset(theirs)
+        self._program, self._theirs = program, frozenset(program_names)
 
     def __missing__(self, name: str) -> Any:
         if name not in self._theirs:
@@ -385,15 +385,15 @@ def attempt(source: str, file: str, names: dict[str, Any], program: Program) -> 
     try:
         note, ended = run(source, file, names), True
     except BaseException as error:
-        theirs = error is program.raised or isinstance(error, RefusedError)
-        if isinstance(error, ImportError) and not theirs:
+        from_program = error is program.raised or isinstance(error, RefusedError)
+        if isinstance(error, ImportError) and not from_program:
             raise BrokenError(f"{type(error).__name__}: {error}") from None
         frames = traceback.walk_tb(error.__traceback__)
         lines = [number for frame, number in frames if frame.f_code.co_filename == file]
         place = source.splitlines()[lines[-1] - 1].strip() if lines else ""
         kind = "" if isinstance(error, (AssertionError, RefusedError)) else f"{type(error).__name__}: "
         note = ": ".join(part for part in (f"{kind}{said(error)}", place) if part) or "it failed"
-        ended = not theirs
+        ended = not from_program
     if program.broken is not None:
         raise program.broken
     return note, ended
@@ -487,17 +487,17 @@ def serve(program: Program) -> None:
     tests      sources, each one a test
     timeout_s  seconds for each thing that the program does
     """
-    given = program.first_line()
-    names = Names(program, given["names"])
-    exec(compile(given["prelude"], "<prelude>", "exec"), names)
-    for name in given["names"]:
+    request = program.first_line()
+    names = Names(program, request["names"])
+    exec(compile(request["prelude"], "<prelude>", "exec"), names)
+    for name in request["names"]:
         names.pop(name, None)
-    if any("random" in text for text in (given["setup"], *given["tests"])):
+    if any("random" in text for text in (request["setup"], *request["tests"])):
         share_seeds(program)
     watch_files(program)
     program.world = World()
-    setup, ended = attempt(given["setup"], "<setup>", names, program)
-    for number, source in enumerate(given["tests"]):
+    setup, ended = attempt(request["setup"], "<setup>", names, program)
+    for number, source in enumerate(request["tests"]):
         note, ended = (f"setup: {setup}", ended) if setup else attempt(source, "<test>", names, program)
         program.say(result=number, passed=not note, note=note[:MAX_NOTE], ended=ended)
 

@@ -191,7 +191,7 @@ class Objects(heap.Heap):  # type: ignore[misc]
             return ["n", str(value)]
         if issubclass(own, type):
             return ["n", value.__name__] if is_known(value) else ["C", self.type_number(value)]
-        if own is Theirs or own is TheirIterator:
+        if own is HarnessFunction or own is HarnessIterator:
             return [own.TAG, value.number]
         if issubclass(own, BaseException) and is_known(own):
             return ["x", own.__name__, self.encode(arguments(value), depth - 1)]
@@ -246,7 +246,9 @@ class Objects(heap.Heap):  # type: ignore[misc]
             __import__(name)
             return operator.attrgetter(rest[0])(sys.modules[name])
         if name not in self._theirs:
-            self._theirs[name] = Theirs(name, self.ask, *rest) if tag == "T" else TheirIterator(name, self.ask)
+            self._theirs[name] = (
+                HarnessFunction(name, self.ask, *rest) if tag == "T" else HarnessIterator(name, self.ask)
+            )
         return self._theirs[name]
 
     def ask(self, number: int, values: Any, keywords: dict[str, Any]) -> Any:
@@ -264,7 +266,7 @@ class Objects(heap.Heap):  # type: ignore[misc]
         raise EOFError
 
 
-class Theirs:
+class HarnessFunction:
     """A function of the tests."""
 
     TAG = "T"
@@ -295,7 +297,7 @@ class Theirs:
         return types.SimpleNamespace(co_argcount=len(names), co_varnames=tuple(names))
 
 
-class TheirIterator:
+class HarnessIterator:
     """An iterator of the tests."""
 
     TAG = "I"
@@ -303,7 +305,7 @@ class TheirIterator:
     def __init__(self, number: int, ask: Callable[..., Any]) -> None:
         self.number, self._ask = number, ask
 
-    def __iter__(self) -> TheirIterator:
+    def __iter__(self) -> HarnessIterator:
         return self
 
     def __next__(self) -> Any:

@@ -210,7 +210,7 @@ class Forward:
         return _attribute(cls if own is None else own, self.name)
 
 
-def mirrored(described: dict[str, Any], objects: dict[int, Any]) -> RemoteType:
+def mirror_class(described: dict[str, Any], objects: dict[int, Any]) -> RemoteType:
     """The class for one of the program's, after those that it is derived from."""
     bases: list[Any] = [objects[base] if isinstance(base, int) else _known(base) for base in described["bases"]]
     name, module = str(described["name"]), str(described["module"])

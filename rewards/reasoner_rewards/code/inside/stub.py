@@ -247,8 +247,8 @@ class Streams:
 
     def watch(self, pid: int, timeout_s: float) -> dict[str, Any]:
         """In the parent: what the child prints until it ends, or is killed at a limit."""
-        for theirs in (self._input, self._theirs, self._their_errors):
-            os.close(theirs)
+        for program_end in (self._input, self._theirs, self._their_errors):
+            os.close(program_end)
         output, errors = bytearray(), bytearray()
         open_ = {self._output: output, self._errors: errors}
         end, deadline = "", time.monotonic() + timeout_s
@@ -329,10 +329,10 @@ def open_standard_streams_by_name() -> None:
 if __name__ == "__main__":
     vars(builtins).update(exit=sys.exit, quit=sys.exit)  # as in `site`, which is not imported (-S)
     lines = Channel()
-    given = next(lines.requests())
-    if given["mode"] == "calls":
-        serve_calls(lines, given["files"], given["timeout_s"])
-    elif given["mode"] == "driven":
-        serve_driver(lines, given["files"], given["timeout_s"])
+    first = next(lines.requests())
+    if first["mode"] == "calls":
+        serve_calls(lines, first["files"], first["timeout_s"])
+    elif first["mode"] == "driven":
+        serve_driver(lines, first["files"], first["timeout_s"])
     else:
-        run_as_script(given["files"][0], serve_inputs(lines, given["files"][0]))
+        run_as_script(first["files"][0], serve_inputs(lines, first["files"][0]))

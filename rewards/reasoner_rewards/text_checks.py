@@ -24,8 +24,8 @@ _SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)")
 
 
 @dataclass(frozen=True, slots=True)
-class Constraint:
-    """One kind of constraint."""
+class TextCheck:
+    """The check of one kind of instruction."""
 
     holds: Callable[..., bool]
     """`(text, argument)`, or `(text)` where it has none"""
@@ -33,8 +33,8 @@ class Constraint:
     """the name of its argument with its type; empty: it has none"""
 
 
-def read_constraints(problem_id: str, value: Any) -> list[tuple[str, dict[str, Any]]]:
-    """The instructions of a problem: each a name of `CONSTRAINTS` and its arguments.
+def read_text_checks(problem_id: str, value: Any) -> list[tuple[str, dict[str, Any]]]:
+    """The instructions of a problem: each a name of `TEXT_CHECKS` and its arguments.
 
     Raises:
         ValueError: they are no list of tables `{ id = ..., ... }`, or one is unknown or has other arguments.
@@ -49,23 +49,23 @@ def _read(place: str, entry: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("id"), str):
         raise ValueError(f'{place}: each needs an id, as in {{"id": "words", "count": 3}}, got {str(entry)[:200]}')
     name = entry["id"]
-    if name not in CONSTRAINTS:
+    if name not in TEXT_CHECKS:
         raise ValueError(
-            f"{place}: there is no instruction {name!r}.{nearest(name, CONSTRAINTS)} These are checked here: "
-            f"{', '.join(CONSTRAINTS)}; those of IFEval and IFBench with the option 'checkers'."
+            f"{place}: there is no instruction {name!r}.{nearest(name, TEXT_CHECKS)} These are checked here: "
+            f"{', '.join(TEXT_CHECKS)}; those of IFEval and IFBench with the option 'checkers'."
         )
     # in Parquet all entries have the same keys, and null stands where one has none
-    given = {key: argument for key, argument in entry.items() if key != "id" and argument is not None}
-    wanted = CONSTRAINTS[name].argument
-    if given.keys() != wanted.keys() or any(type(given[key]) is not kind for key, kind in wanted.items()):
+    arguments = {key: argument for key, argument in entry.items() if key != "id" and argument is not None}
+    wanted = TEXT_CHECKS[name].argument
+    if arguments.keys() != wanted.keys() or any(type(arguments[key]) is not kind for key, kind in wanted.items()):
         needs = ", ".join(f"{key} ({kind.__name__})" for key, kind in wanted.items()) or "no argument"
-        raise ValueError(f"{place}: {name!r} takes {needs}, got {given}")
-    return name, given
+        raise ValueError(f"{place}: {name!r} takes {needs}, got {arguments}")
+    return name, arguments
 
 
 def follows(text: str, name: str, arguments: Mapping[str, Any]) -> bool:
     """Whether a text follows an instruction."""
-    return says_something(text) and CONSTRAINTS[name].holds(text.strip(), *arguments.values())
+    return says_something(text) and TEXT_CHECKS[name].holds(text.strip(), *arguments.values())
 
 
 def _lower_case(text: str) -> bool:
@@ -107,13 +107,13 @@ def _visible(text: str) -> str:
     return "".join(char for char in text if unicodedata.category(char) != "Cf")
 
 
-CONSTRAINTS: Mapping[str, Constraint] = {
-    "lower_case": Constraint(_lower_case),
-    "upper_case": Constraint(_upper_case),
-    "words": Constraint(_words, {"count": int}),
-    "sentences": Constraint(_sentences, {"count": int}),
-    "starts_with": Constraint(_starts_with, {"text": str}),
-    "ends_with": Constraint(_ends_with, {"text": str}),
-    "includes": Constraint(_includes, {"text": str}),
-    "excludes": Constraint(_excludes, {"text": str}),
+TEXT_CHECKS: Mapping[str, TextCheck] = {
+    "lower_case": TextCheck(_lower_case),
+    "upper_case": TextCheck(_upper_case),
+    "words": TextCheck(_words, {"count": int}),
+    "sentences": TextCheck(_sentences, {"count": int}),
+    "starts_with": TextCheck(_starts_with, {"text": str}),
+    "ends_with": TextCheck(_ends_with, {"text": str}),
+    "includes": TextCheck(_includes, {"text": str}),
+    "excludes": TextCheck(_excludes, {"text": str}),
 }
