@@ -217,6 +217,11 @@ class Response:
     either."""
     report: EnvironmentReport | None = None
     """What the environment reported; None: there is none."""
+    carried_tokens: int = 0
+    """How many of its first tokens an earlier step wrote, which ended before the response (`sampling.over_sample`)."""
+    discarded_tokens: int = 0
+    """Tokens of the policy that were given up before it: the response began anew, because they would have been too old
+    (`sampling.max_staleness`), or because its environment did not come back to the same state."""
 
     def __post_init__(self) -> None:
         _set(self, "token_ids", TokenArray(self.token_ids, "int32"))
@@ -246,6 +251,61 @@ class Group:
 
     def __post_init__(self) -> None:
         _set(self, "prompt_ids", TokenArray(self.prompt_ids, "int32"))
+
+
+@dataclass(frozen=True, slots=True)
+class PartialResponse:
+    """A response that is not complete: what is needed to continue it, in this process or in another."""
+
+    sample: int
+    """Its index in its group."""
+    token_ids: TokenIds = ()
+    """(T,) So far; empty where nothing was sampled. What comes after the last of `turns` is the turn that the policy
+    was writing."""
+    policy_mask: TokenMask = ()
+    """(T,) As in `Response`."""
+    sampler_logprobs: LogProbs = ()
+    """(T,) As in `Response`."""
+    versions: tuple[tuple[int, int], ...] = ()
+    """The position of the first token of each version of the weights, and the version."""
+    turns: tuple[Turn, ...] = ()
+    """The turns that are complete."""
+    turn_seconds: float = 0.0
+    """How long the turn that the policy was writing took so far."""
+    rewards: tuple[float | None, ...] = ()
+    """The environment's reward after each turn that it answered."""
+    parts: Mapping[str, Any] = field(default_factory=dict)
+    """What it reported so far."""
+    discarded_tokens: int = 0
+    """As in `Response`."""
+
+    def __post_init__(self) -> None:
+        _set(self, "token_ids", TokenArray(self.token_ids, "int32"))
+        _set(self, "policy_mask", TokenArray(self.policy_mask, "bool"))
+        _set(self, "sampler_logprobs", TokenArray(self.sampler_logprobs, "float32"))
+
+
+@dataclass(frozen=True, slots=True)
+class PartialGroup:
+    """A group of which a response is not complete, or that was complete when its step had enough groups."""
+
+    problem: Problem
+    prompt_ids: TokenIds
+    samples: tuple[int, ...]
+    """The index in the group of each of `responses`."""
+    responses: tuple[Response, ...]
+    """Those that are complete."""
+    partial: tuple[PartialResponse, ...]
+    """Those that have begun and are not complete."""
+
+    def __post_init__(self) -> None:
+        _set(self, "prompt_ids", TokenArray(self.prompt_ids, "int32"))
+
+    @property
+    def version(self) -> int | None:
+        """The version of the oldest weights that sampled any of it; None: nothing is sampled."""
+        of_partial = [version for partial in self.partial for _, version in partial.versions]
+        return min((*of_partial, *(response.policy_version for response in self.responses)), default=None)
 
 
 @dataclass(frozen=True, slots=True)

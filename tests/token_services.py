@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from reasoner.models.tensor_files import write_weights
-from reasoner.records import SamplingParams
-from reasoner.sampling.base import Completed, Completion, TokenRequest, TokenService
+from reasoner.records import Message, Problem, Prompt, SamplingParams
+from reasoner.sampling.base import Completed, Completion, Oldest, TokenRequest, TokenService
 from reasoner.sampling.responses import repeats
+from reasoner.trajectories.sampler import TrajectorySampler
 
 PROMPTS = [tuple(range(40, 50 + index)) for index in range(3)]
 
@@ -104,6 +106,41 @@ def check_weights_change_under_what_runs(
             return
         old, new = new, old
     raise AssertionError("no weights changed in time")
+
+
+def check_interrupted_groups_are_continued(service: TokenService, folder: Path, work: Path) -> None:
+    """By newer weights, which read what the older ones wrote: every token has the log-probability of its own."""
+    old, new = (AutoModelForCausalLM.from_pretrained(folder).eval() for _ in range(2))
+    with torch.no_grad():
+        for parameter in new.parameters():
+            parameter.mul_(1.0 + 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    for name, model in (("old", old), ("new", new)):
+        (work / name).mkdir()
+        write_weights(work / name, model.named_parameters())
+    sampler, params = TrajectorySampler(service), SamplingParams(1.0, 150, seed=3)
+    first = service.version + 1
+    sampler.load(work / "old", first)
+    prompts = [Prompt(Problem(str(n), (Message("user", "?"),), ""), tuple(range(40, 46 + n))) for n in range(6)]
+    groups = list(sampler.sample_some([], prompts, 2, params, 3, Oldest(-1, -1)))
+    assert len(groups) == 3
+    kept = {group.problem.id: group for group in sampler.kept}
+    assert any(partial.token_ids for group in kept.values() for partial in group.partial)
+    sampler.load(work / "new", first + 1)
+    carried = [prompt for prompt in prompts if prompt.problem.id in kept]
+    groups += list(sampler.sample_some(carried, [], 2, replace(params, seed=4), 3, Oldest(first, first + 1)))
+    assert sorted(group.problem.id for group in groups) == [str(n) for n in range(6)]
+    assert sampler.kept == ()
+    for group in groups:
+        for response in group.responses:
+            [at] = [at for at, _ in response.version_changes] or [len(response.token_ids)]
+            if response.policy_version == first + 1:
+                at = 0
+            elif response.version_changes:
+                assert (at, first + 1) == (response.carried_tokens, response.version_changes[0][1])
+            written = Completion(response.token_ids, response.sampler_logprobs, "stop", 0)
+            check_logprobs(old, group.prompt_ids, written, 0, at)
+            check_logprobs(new, group.prompt_ids, written, at, 150)
+            assert response.finish_reason == "stop" or len(response.token_ids) == 150
 
 
 def _change(service: TokenService, old: torch.nn.Module, new: torch.nn.Module, published: Path) -> int:

@@ -7,6 +7,7 @@ impossible is refused here, before anything is loaded.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Self
 
 from pydantic import model_validator
@@ -61,6 +62,11 @@ class Config(Sections):
         if self.mixture or self.also:
             return {name: task.rewards for name, task in self.evaluated.items()}
         return {self.task: self.rewards}
+
+    @property
+    def extra_groups(self) -> int:
+        """Groups that are being sampled beyond those that a step learns from (`sampling.over_sample`)."""
+        return ceil(round(self.sampling.over_sample * self.learning.problems_per_step, 9))
 
     @property
     def environments(self) -> Mapping[str, EnvironmentConfig]:

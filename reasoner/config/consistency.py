@@ -123,7 +123,15 @@ def _check_refills(config: Sections) -> None:
 
 def _check_staleness(config: Sections) -> None:
     """Responses of older weights are corrected for that where they have to be."""
-    most = config.sampling.max_staleness
+    most, over = config.sampling.max_staleness, config.sampling.over_sample
+    if over and config.gro.terms and not config.online:
+        raise ValueError(f"sampling.over_sample = {over:g} begins more online groups, and no term reads any")
+    if over and not most:
+        raise ValueError(
+            f"sampling.over_sample = {over:g} continues responses in the next step, whose weights are newer than those "
+            "that began them, and sampling.max_staleness = 0 allows no such response: set sampling.max_staleness = 1, "
+            "or sampling.over_sample = 0"
+        )
     if not most:
         return
     if config.gro.terms and not config.online:

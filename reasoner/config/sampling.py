@@ -54,6 +54,16 @@ class SamplingConfig(PartSampling):
     """Most training steps that the weights which sampled a response may be older than those that learn from it. 0 is
     on-policy. With 1, the next step's responses are sampled during the update, one step off-policy, and corrected for
     it. With more, sampling runs up to so many steps ahead, and the weights change under what is being sampled."""
+    over_sample: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Share of additional groups that are being sampled: as soon as enough groups for the step are complete, the others
+    are interrupted, and continued in the next step with its weights. One of the `max_staleness` steps is for that, so
+    it must be at least 1."""
+
+    @property
+    def lookahead(self) -> int:
+        """Training steps that sampling runs ahead of the update: all that may be stale, but for the one that a group
+        needs to be continued in the next step."""
+        return max(0, self.max_staleness - 1) if self.over_sample else self.max_staleness
 
     @model_validator(mode="after")
     def _check_servers(self) -> Self:

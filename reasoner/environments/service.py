@@ -52,6 +52,8 @@ class EnvironmentService:
         self._say, self._fail = say, fail
         self._noted: set[str] = set()
         self._places: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
+        self._open = 0
+        """sessions that have a place"""
         plan = dump_environment_plan(EnvironmentPlan(config, tuple(plugins), os.getpid()))
         self._client = HostClient(plan, log, working)
         self._context = SessionContext(config, chosen, self._client, self._note)
@@ -70,9 +72,9 @@ class EnvironmentService:
     async def start(self, problem: Problem, key: str) -> ResponseSession:
         end: Callable[[], None] = lambda: None  # noqa: E731
         if self._chosen.keeps_state:
-            places = self._semaphore()
-            await places.acquire()
-            end = places.release
+            await self._semaphore().acquire()
+            self._open += 1
+            end = self._release
         session = ResponseSession(self._context, key, end)
         try:
             await session.begin(problem)
@@ -91,11 +93,17 @@ class EnvironmentService:
         self.close()
 
     def _semaphore(self) -> asyncio.Semaphore:
-        """Of this event loop: sessions end with the loop that they are of."""
+        """Of this event loop, less the places of sessions that earlier ones left open."""
         loop = asyncio.get_running_loop()
         if self._places is None or self._places[0] is not loop:
-            self._places = loop, asyncio.Semaphore(self._config.sessions)
+            self._places = loop, asyncio.Semaphore(self._config.sessions - self._open)
         return self._places[1]
+
+    def _release(self) -> None:
+        """A session has ended, perhaps in another event loop than the one that began it."""
+        places = self._semaphore()
+        self._open -= 1
+        places.release()
 
     def _mistake(self, call: ToolCall) -> str:
         tools = self._chosen.tools

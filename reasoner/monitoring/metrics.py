@@ -57,11 +57,23 @@ METRICS: tuple[Metric, ...] = (
     Metric("tools/failed", "share", "results of tools that are errors: the tool raised, took too long, or its worker "
         "died"),
     Metric("tools/seconds", "s", "time in tools per response"),
-    Metric("environment/failed", "share", "responses whose environment could not go on, so that they abstained"),
+    Metric("environment/failed", "share", "responses whose environment failed, so that they abstained"),
     Metric("response/staleness", "count", "optimiser steps between sampling a response that is trained on and its "
         "first update, of its oldest token (sampling.max_staleness)"),
     Metric("response/weights_changed", "share", "responses during which the sampler's weights changed "
         "(sampling.max_staleness)"),
+    Metric("response/versions", "count", "versions of the weights that wrote a response, mean "
+        "(sampling.max_staleness)"),
+    Metric("tokens/staleness_mean", "count", "optimiser steps between the weights that wrote a token and those that "
+        "learn from it first (sampling.max_staleness)"),
+    Metric("tokens/staleness_max", "count", "the same of the oldest token"),
+    Metric("response/carried", "share", "responses of which an earlier step wrote some or all tokens "
+        "(sampling.over_sample)"),
+    Metric("response/continued", "share", "responses that were interrupted at an earlier step and continued at this "
+        "one (sampling.over_sample)"),
+    Metric("tokens/carried", "share", "tokens of the step's responses that earlier steps wrote (sampling.over_sample)"),
+    Metric("tokens/discarded", "tokens", "tokens of interrupted responses that began anew instead: too old, or their "
+        "environment did not come back to the same state (sampling.over_sample)"),
     Metric("response/entropy", "nats", "mean -log-probability of the sampled tokens: an estimate of the policy's "
         "entropy per token when sampling"),
     Metric("credit/abs_mean", "reward", "size of the credit over the responses that are trained on"),

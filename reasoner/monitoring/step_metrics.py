@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import fmean, pstdev
 from types import MappingProxyType
 
@@ -40,6 +42,39 @@ def rollout_metrics(groups: Sequence[ScoredGroup], conditions: Mapping[str, Cond
         figures = _group_metrics(own) | _component_metrics(_rows(own), of_task) if own else {}
         values |= {f"task/{name}/{key}": value for key, value in figures.items()}
     return values
+
+
+def staleness_metrics(responses: Sequence[Response], version: int) -> dict[str, float]:
+    """How far behind the learner the weights were that wrote the responses, which are trained on.
+
+    Args:
+        version: of the learner's weights before the update.
+    """
+    ages: Counter[int] = Counter()
+    for response in responses:
+        starts = [(0, response.policy_version), *response.version_changes, (len(response.token_ids), version)]
+        for (first, of_span), (end, _) in pairwise(starts):
+            ages[version - of_span] += sum(response.policy_mask[first:end])
+    written = {age: tokens for age, tokens in ages.items() if tokens}
+    return {
+        "response/staleness": fmean(version - response.policy_version for response in responses),
+        "response/weights_changed": fmean(bool(response.version_changes) for response in responses),
+        "response/versions": fmean(1 + len(response.version_changes) for response in responses),
+        "tokens/staleness_mean": sum(age * n for age, n in written.items()) / max(1, sum(written.values())),
+        "tokens/staleness_max": float(max(written, default=0)),
+    }
+
+
+def carried_metrics(responses: Sequence[Response]) -> dict[str, float]:
+    """How much of the responses that are trained on was written at earlier steps."""
+    written = sum(sum(response.policy_mask) for response in responses)
+    carried = sum(sum(response.policy_mask[: response.carried_tokens]) for response in responses)
+    return {
+        "response/carried": fmean(response.carried_tokens > 0 for response in responses),
+        "response/continued": fmean(0 < response.carried_tokens < len(response.token_ids) for response in responses),
+        "tokens/carried": carried / max(1, written),
+        "tokens/discarded": float(sum(response.discarded_tokens for response in responses)),
+    }
 
 
 def _rows(groups: Sequence[ScoredGroup]) -> list[tuple[Component, ...]]:

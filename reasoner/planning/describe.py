@@ -181,9 +181,11 @@ def describe_source(source: SourceConfig, problems: int | None = None) -> str:
 
 def _steps(config: Config) -> str:
     problems, size = config.learning.problems_per_step, config.sampling.group_size
-    staleness = config.sampling.max_staleness
+    staleness, extra = config.sampling.max_staleness, config.extra_groups
     ahead = f", sampled during the updates before (up to {staleness} steps off-policy)" if staleness > 1 else ""
     ahead = ", sampled during the previous update (one step off-policy)" if staleness == 1 else ahead
+    if extra:
+        ahead = f", {extra} more of them begun and continued at the next step (up to {staleness} steps off-policy)"
     parts = [
         f"{problems} problems x {size} responses, up to {config.sampling.max_tokens} tokens each{ahead}"
         if source == "online"

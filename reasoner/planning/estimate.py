@@ -310,8 +310,8 @@ def _ladders(estimate: RunEstimate) -> Iterator[list[Changes]]:
     yield [{"learning.token_budget": value} for value in dict.fromkeys([*halves, *([least] if least < budget else [])])]
     if not config.learning.gradient_checkpointing:
         yield [{"learning.gradient_checkpointing": True}]
-    if gpu and config.sampling.max_staleness:
-        yield [{"sampling.max_staleness": 0}]
+    if gpu and config.sampling.lookahead:
+        yield [{"sampling.max_staleness": 1 if config.sampling.over_sample else 0}]
     if estimate.engine == "vllm":
         yield _cache_sizes(estimate)
     if gpu:

@@ -193,7 +193,7 @@ def _on_gpu(
     if engine:
         yield Need("GPU memory", "while sampling", {**learner.held, **drawing}, cache | contexts)
     if forward:
-        awake = drawing if config.sampling.max_staleness else {}
+        awake = drawing if config.sampling.lookahead else {}
         asleep = {} if awake or engine != "vllm" else {"vLLM asleep": ASLEEP}
         parts = forward | asleep | contexts
         yield Need("GPU memory", "in the update", {**learner.held, **learner.gradients, **awake}, parts)
@@ -218,8 +218,8 @@ def _while_loading(config: Config, model: ModelSize, ranks: int, processes: Part
 
 def _keeps_weights_asleep(config: Config, engine: str) -> bool:
     """Whether a sampler that sleeps has its weights in host memory: transformers' always, vLLM's where what comes next
-    is an adapter alone. With `max_staleness` none sleeps."""
-    if config.sampling.max_staleness:
+    is an adapter alone. None sleeps that samples during the update."""
+    if config.sampling.lookahead:
         return False
     return engine == "hf" or (config.lora is not None and not merge_reason(config, engine, "cuda"))
 

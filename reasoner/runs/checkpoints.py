@@ -4,6 +4,7 @@
         manifest.json       size and SHA-256 of every other file
         state.json          what the parts of the run keep beside weights: by rank, by part
         scores-0.parquet    scores that are known already, of every rank
+        partial-0.parquet   groups that are begun and not complete, of every rank
         model/              the policy in Hugging Face format, in the numbers that are trained; with [lora] its
                             adapter alone (adapter-00001.safetensors)
         optimizer.json, optimizer-00001.safetensors

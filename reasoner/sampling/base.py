@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from reasoner.io.token_array import TokenArray
-from reasoner.records import Group, LogProbs, Problem, Prompt, Receipt, SamplingParams, TokenIds
+from reasoner.records import Group, LogProbs, PartialGroup, Problem, Prompt, Receipt, SamplingParams, TokenIds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +19,16 @@ Finish = Literal["stop", "length", "abort", "repetition"]
 """Why a generation ended: an end token or a stop string; the most tokens; `TokenService.abort`; it repeated itself."""
 ParamsByTask = Mapping[str, SamplingParams]
 """How the problems of each task are sampled (`Problem.part`); all have the same seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Oldest:
+    """The versions of the oldest weights whose tokens two steps may learn from (`sampling.max_staleness`)."""
+
+    now: int
+    """This step. A group with older tokens begins anew."""
+    next: int
+    """The next step: a group with older tokens is completed now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +198,33 @@ class Sampler(Protocol):
         The log-probabilities are those of the sampled distribution, temperature included. Problems of several tasks
         are sampled together, also where their limits differ.
         """
+        ...
+
+    def sample_some(
+        self,
+        carried: Sequence[Prompt],
+        new: Sequence[Prompt],
+        n: int,
+        params: SamplingParams | ParamsByTask,
+        wanted: int,
+        oldest: Oldest,
+    ) -> Iterator[Group]:
+        """As `sample`, until `wanted` groups are complete, among them those that would be too old at the next step;
+        what there is of the others is kept for the next call, in which their prompts are among `carried`.
+
+        Args:
+            carried: prompts of groups that are kept, at most `wanted`; those that are not are left out.
+            new: prompts of groups that begin.
+        """
+        ...
+
+    @property
+    def kept(self) -> tuple[PartialGroup, ...]:
+        """What this rank's sampler keeps for the next `sample_some`."""
+        ...
+
+    def keep(self, groups: Sequence[PartialGroup]) -> None:
+        """Take what a sampler kept before the run was interrupted."""
         ...
 
     def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:

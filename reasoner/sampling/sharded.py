@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from reasoner.distributed.ranks import Ranks
 from reasoner.distributed.seeds import derive_seed
-from reasoner.records import Group, Prompt, Receipt, SamplingParams
-from reasoner.sampling.base import DeviceReceiver, ParamsByTask, Sampler
+from reasoner.records import Group, PartialGroup, Prompt, Receipt, SamplingParams
+from reasoner.sampling.base import DeviceReceiver, Oldest, ParamsByTask, Sampler
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,15 +43,45 @@ class ShardedSampler:
         return self._sampler.version if self._sampler else self._loaded
 
     def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams | ParamsByTask) -> Iterator[Group]:
-        share = prompts[self._engine :: self._engines]
-        if isinstance(params, SamplingParams):
-            params = self._with_own_noise(params)
-        else:
-            params = {task: self._with_own_noise(each) for task, each in params.items()}
-        return self._sampler.sample(share, n, params) if share and self._sampler else iter(())
+        share = self._share(prompts)
+        return self._sampler.sample(share, n, self._with_own_noise(params)) if share and self._sampler else iter(())
 
-    def _with_own_noise(self, params: SamplingParams) -> SamplingParams:
-        return replace(params, seed=derive_seed(params.seed, "engine", self._engine))
+    def sample_some(
+        self,
+        carried: Sequence[Prompt],
+        new: Sequence[Prompt],
+        n: int,
+        params: SamplingParams | ParamsByTask,
+        wanted: int,
+        oldest: Oldest,
+    ) -> Iterator[Group]:
+        """As in the protocol. Every engine goes on with the groups that it keeps itself, and makes its share of those
+        that are wanted: none has to know how far the others are. So it never keeps more than it is to make."""
+        own = [*self._share(new[:wanted]), *self._share(new[wanted:])]
+        share = len(self._share(range(wanted)))
+        if self._sampler is None:
+            return iter(())
+        return self._sampler.sample_some(carried, own, n, self._with_own_noise(params), share, oldest)
+
+    def _share(self, items: Sequence[T]) -> Sequence[T]:
+        return items[self._engine :: self._engines]
+
+    @property
+    def kept(self) -> tuple[PartialGroup, ...]:
+        return self._sampler.kept if self._sampler else ()
+
+    def keep(self, groups: Sequence[PartialGroup]) -> None:
+        """As in the protocol; `groups` are those of all ranks. Every engine keeps its share."""
+        if self._sampler:
+            self._sampler.keep(self._share(groups))
+
+    def _with_own_noise(self, params: SamplingParams | ParamsByTask) -> SamplingParams | ParamsByTask:
+        if isinstance(params, SamplingParams):
+            return replace(params, seed=derive_seed(params.seed, "engine", self._engine))
+        return {
+            task: replace(of_task, seed=derive_seed(of_task.seed, "engine", self._engine))
+            for task, of_task in params.items()
+        }
 
     def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
         """All groups by every engine; servers, which all ranks share, are asked once."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -20,7 +20,7 @@ from reasoner.data.mixture import Chooser, Mixture, weights_of
 from reasoner.data.problems import Cursor, Stream
 from reasoner.distributed.ranks import ALONE, Ranks, claim_device, open_ranks, part_of, visible_devices
 from reasoner.distributed.sharding import LogprobModel, ShardedPolicy
-from reasoner.errors import ConfigError, OutOfTimeError, ScoringError, state_after
+from reasoner.errors import ConfigError, DataError, OutOfTimeError, ScoringError, state_after
 from reasoner.gro.links import slope_without_credit
 from reasoner.gro.spec.terms import CustomLink, Term
 from reasoner.launch.launcher import error_folder, report_folder
@@ -28,7 +28,7 @@ from reasoner.learning.adapter import Adapted, WithoutAdapter
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.factory import open_learner
 from reasoner.learning.model.backbone import Backbone
-from reasoner.learning.model.policy import TorchPolicy
+from reasoner.learning.model.policy import ModelOptions, TorchPolicy
 from reasoner.learning.sequence_parallel import SequenceRanks
 from reasoner.loading import Resolved, to_toml
 from reasoner.monitoring.alarms import AlarmMonitor
@@ -260,7 +260,7 @@ def _open_evaluator(base: _Base, timeline: Timeline) -> Iterator[Evaluator]:
             sampler = opened.interacting(stack.enter_context(interactions))
         if base.ranks.count > 1:
             # Prefetched groups are exchanged while the update exchanges gradients.
-            ranks = base.ranks.twin() if config.sampling.max_staleness else base.ranks
+            ranks = base.ranks.twin() if config.sampling.lookahead else base.ranks
             scorer = ShardedScorer(service, ranks, config.scoring.max_failure_rate)
             engine, sampler = ShardedSampler(engine, ranks, shared), ShardedSampler(sampler, ranks, shared)
         assert engine is not None
@@ -363,6 +363,12 @@ def _build_collector(base: _Base, evaluator: Evaluator | None, timeline: Timelin
     if evaluator is None or not base.problems:
         return None
     prompts = {prompt.problem.id: prompt for prompt in base.train}
+    at_once = config.learning.problems_per_step + config.extra_groups
+    if config.online and len(prompts) < at_once:
+        raise DataError(
+            f"sampling.over_sample = {config.sampling.over_sample:g} samples {at_once} problems at once, and there are "
+            f"{len(prompts)} to train on: lower it, or learning.problems_per_step, or give more rows"
+        )
     weights = weights_of(config, {name: stream.size for name, stream in base.problems.items()})
     choosers = {name: _chooser(config, stream) for name, stream in base.problems.items()}
     mixture = Mixture(choosers, weights, adaptive=config.curriculum.parts == "pass-rate")
@@ -429,19 +435,16 @@ def _build_teacher(base: _Base, initial: LogprobModel | None, stack: ExitStack) 
 def _frozen_policy(base: _Base, folder: Path, dtype: Literal["float32", "bfloat16"]) -> TorchPolicy:
     """A model that gives log-probabilities and is not trained."""
     config = base.config
+    options = replace(
+        ModelOptions.of(
+            config.learning, base.decisions.device, dtype, trust_remote_code=config.model.trust_remote_code
+        ),
+        gradient_checkpointing=False,
+        autocast=base.decisions.learner == "torch",
+        sequence=SequenceRanks.of(base.ranks),
+    )
     with base.ranks.in_turn():
-        policy = TorchPolicy(
-            folder,
-            device=base.decisions.device,
-            dtype=dtype,
-            token_budget=config.learning.token_budget,
-            logit_chunk=config.learning.logit_chunk,
-            packing=config.learning.packing,
-            share_prompts=config.learning.share_prompts,
-            trust_remote_code=config.model.trust_remote_code,
-            autocast=base.decisions.learner == "torch",
-            sequence=SequenceRanks.of(base.ranks),
-        )
+        policy = TorchPolicy(folder, options)
         policy.freeze()
         return policy
 

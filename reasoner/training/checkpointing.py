@@ -33,6 +33,8 @@ SCORING = "scoring"
 """the scoring service among the parts"""
 AHEAD_FILE = "ahead.parquet"
 """the next steps' groups, where they are sampled ahead"""
+PARTIAL_FILES = "partial-*.parquet"
+"""groups that are not complete, of every rank"""
 SHARE = 0.02
 """of the time, for checkpoints, where `run.checkpoint_every` leaves it open"""
 
@@ -55,6 +57,18 @@ class Stateful(Restorable, Protocol):
 
     def state(self) -> dict[str, Any]:
         """The state at the last `mark`, in JSON values, for a checkpoint."""
+        ...
+
+
+class KeepsGroups(Protocol):
+    """Keeps groups that are not complete from step to step (`sampling.over_sample`)."""
+
+    def save_kept(self, file: Path) -> None:
+        """Write those of this rank, as they were at the last `Stateful.mark`; none: no file."""
+        ...
+
+    def load_kept(self, files: Sequence[Path]) -> None:
+        """Take back what all ranks wrote, perhaps another number of them; after `Stateful.restore`."""
         ...
 
 
@@ -92,6 +106,8 @@ class CheckpointManager:
     """shows a sentence"""
     per_engine: int = 1
     """neighbouring ranks that have an engine together: the first of them makes the calls of reward sources"""
+    groups: KeepsGroups | None = None
+    """keeps groups that are not complete from step to step; None: there are none"""
     _versions: tuple[int, ...] = ()
     """of the models, after the last committed step; empty: the parts' states after it are not known"""
     _ranked: tuple[int, list[int]] = (0, [])
@@ -132,6 +148,8 @@ class CheckpointManager:
                 ) from error
         if self.scoring and not forget_scores:
             self.scoring.load_scores(checkpoint / self._scores_file)
+        if self.groups:
+            self.groups.load_kept(sorted(checkpoint.glob(PARTIAL_FILES)))
         if (checkpoint / AHEAD_FILE).exists() and not forget_scores:
             self.prefetcher.restore(read_parquet(checkpoint / AHEAD_FILE, StepRollouts))
         self.committed()
@@ -227,6 +245,8 @@ class CheckpointManager:
             folder = self.ranks.broadcast(written)
             if self.scoring:
                 self.scoring.save_scores(folder / self._scores_file)
+            if self.groups:
+                self.groups.save_kept(folder / PARTIAL_FILES.replace("*", str(self.ranks.index)))
             self.learner.checkpoint(folder)
             if self.ranks.first:
                 (folder / STATE_FILE).write_text(to_json(states) + "\n", encoding="utf-8")

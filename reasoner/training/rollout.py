@@ -6,19 +6,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from random import Random
-from statistics import fmean
 from typing import Any
 
 from reasoner.config import Config
 from reasoner.data.mixture import Mixture
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.distributed.seeds import Purpose, derive_seed
+from reasoner.errors import RunError
 from reasoner.evaluation.metrics import Criterion, pass_rates
-from reasoner.monitoring.step_metrics import rollout_metrics
+from reasoner.io.parquet import read_parquet, write_parquet
+from reasoner.monitoring.step_metrics import carried_metrics, rollout_metrics, staleness_metrics
 from reasoner.monitoring.timer import Timeline, Timer
-from reasoner.records import Group, Prompt, SamplingParams, ScoredGroup
-from reasoner.sampling.base import Progress, Sampler, counted
+from reasoner.records import Group, PartialGroup, Prompt, SamplingParams, ScoredGroup
+from reasoner.sampling.base import Oldest, ParamsByTask, Progress, Sampler, counted
 from reasoner.scoring.base import Scorer
 from reasoner.training.guards.environment_failures import check_failures
 
@@ -74,16 +76,64 @@ class RolloutCollector:
     """what ends a response beside the model's own end tokens"""
     timeline: Timeline = field(default_factory=Timeline)
     """notes when the sampler and the reward sources work"""
+    carried: tuple[str, ...] = ()
+    """ids of the problems whose groups are begun and belong to a later step (`sampling.over_sample`), in their
+    order"""
+    published: dict[int, int] = field(default_factory=dict)
+    """training steps, as far back as responses may come from -> version of the learner's weights at their beginning"""
+
+    def __post_init__(self) -> None:
+        self._marked: tuple[dict[str, Any], tuple[PartialGroup, ...]] = {}, ()
 
     def state(self) -> dict[str, Any]:
         """A part of the run (`checkpointing.Part`)."""
-        return {"problems": self.problems.state()}
+        return {"problems": self.problems.state(), **self._marked[0]}
 
     def mark(self) -> None:
         self.problems.mark()
+        if self.config.sampling.over_sample:
+            published = {str(step): version for step, version in self.published.items()}
+            self._marked = {"carried": [*self.carried], "published": published}, self.sampler.kept
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.problems.restore(state["problems"])
+        if self.config.sampling.over_sample:
+            self.carried = tuple(state["carried"])
+            self.published = {int(step): version for step, version in state["published"].items()}
+
+    def save_kept(self, file: Path) -> None:
+        """Write what this rank's sampler had at the last `mark` of groups that are not complete, if anything.
+
+        Raises:
+            RunError: the disk is full.
+        """
+        if self._marked[1]:
+            write_parquet(file, self._marked[1])
+
+    def load_kept(self, files: Sequence[Path]) -> None:
+        """Give the sampler back what those of all ranks had.
+
+        Raises:
+            RunError: it is not all there.
+        """
+        groups = {group.problem.id: group for file in files for group in read_parquet(file, PartialGroup)}
+        if missing := [name for name in self.carried if name not in groups]:
+            raise RunError(
+                f"the checkpoint holds nothing of {len(missing)} groups that were begun before it, such as that of "
+                f"problem {missing[0]!r}: it was damaged"
+            )
+        self.sampler.keep([groups[name] for name in self.carried])
+
+    def note_version(self, step: int, version: int) -> None:
+        """A training step begins, with this version of the learner's weights."""
+        self.published[step] = version
+        for earlier in [earlier for earlier in self.published if earlier < step - self.config.sampling.max_staleness]:
+            del self.published[earlier]
+
+    def _oldest(self, step: int) -> Oldest:
+        """The oldest weights that a step, and the next one, may learn from."""
+        first = step - self.config.sampling.max_staleness
+        return Oldest(self.published.get(first, -1), self.published.get(first + 1, -1))
 
     def collect(
         self,
@@ -98,6 +148,9 @@ class RolloutCollector:
         With `sampling.refills`, groups whose rewards are all equal are dropped and as many further problems sampled, up
         to that many times and as long as there are problems that the step does not have yet; what is missing then makes
         the step smaller.
+
+        With `sampling.over_sample` more groups are begun, those that are not complete when the step has enough are
+        continued at the next step, and every group that was begun is learned from, once.
 
         Args:
             greedy: also have the reward of a greedy response to every problem.
@@ -115,11 +168,17 @@ class RolloutCollector:
         size, temperature = self.config.sampling.group_size, self.config.sampling.temperature
         for round_ in range(refills + 1):
             taken = [scored.group.problem for groups in rounds for scored in groups]
-            prompts = [self.prompts[problem.id] for problem in self.problems.take(wanted - len(kept), taken)]
-            if not prompts:
+            taken += [self.prompts[name].problem for name in self.carried]
+            missing, more = wanted - len(kept), 0 if rounds else self._extra - len(self.carried)
+            prompts = [self.prompts[problem.id] for problem in self.problems.take(missing + more, taken)]
+            if not prompts and (rounds or not self.carried):
                 break
             params = partial(self._params, temperature, "sampling", step, round_)
-            groups = self._score(prompts, size, params, timer, progress, on_group)
+            if self._extra:
+                enough = len(prompts) if rounds else min(missing, len(prompts) + len(self.carried))
+                groups = self._score_some(step, prompts, enough, params, timer, progress, on_group)
+            else:
+                groups = self._score(prompts, size, params, timer, progress, on_group)
             if self.config.curriculum.kind != "none" or self.config.curriculum.parts != "fixed":
                 self.problems.observe(self._pass_rates(groups))
             rounds.append(groups)
@@ -195,15 +254,51 @@ class RolloutCollector:
         Args:
             params: called with `task`, the configuration of a task: how its responses are sampled.
         """
-        by_task = {name: params(task=self.config.part(name)) for name in {each.problem.part for each in prompts}}
-        chosen = by_task if len(by_task) > 1 else next(iter(by_task.values()))
-        responses = _passing_on(on_group, self.sampler.sample(prompts, size, chosen))
-        sampled = timer.iterate("sample", counted(responses, len(prompts) * size, progress))
+        responses = _passing_on(on_group, self.sampler.sample(prompts, size, self._by_task(prompts, params)))
+        groups = self._scored(counted(responses, len(prompts) * size, progress), timer)
+        return tuple(groups[prompt.problem.id] for prompt in prompts)
+
+    def _score_some(
+        self,
+        step: int,
+        new: Sequence[Prompt],
+        enough: int,
+        params: Callable[..., SamplingParams],
+        timer: Timer,
+        progress: Progress,
+        on_group: Callable[[Group], None],
+    ) -> tuple[ScoredGroup, ...]:
+        """Go on with the groups that are begun, begin those of new prompts, and score `enough` of them, in the order in
+        which their problems were chosen. Other arguments as of `_score`."""
+        size = self.config.sampling.group_size
+        prompts = [*(self.prompts[name] for name in self.carried), *new]
+        carried, oldest = prompts[: len(self.carried)], self._oldest(step)
+        by_task = self._by_task(prompts, params)
+        sampled = self.sampler.sample_some(carried, new, size, by_task, enough, oldest)
+        groups = self._scored(counted(_passing_on(on_group, sampled), enough * size, progress), timer)
+        self.carried = tuple(prompt.problem.id for prompt in prompts if prompt.problem.id not in groups)
+        return tuple(groups[prompt.problem.id] for prompt in prompts if prompt.problem.id in groups)
+
+    def _by_task(
+        self, prompts: Sequence[Prompt], params: Callable[..., SamplingParams]
+    ) -> SamplingParams | ParamsByTask:
+        """How responses to the prompts are sampled: in one way where all are of one task."""
+        names = dict.fromkeys(prompt.problem.part for prompt in prompts)
+        by_task = {name: params(task=self.config.part(name)) for name in names}
+        return by_task if len(by_task) > 1 else next(iter(by_task.values()))
+
+    def _scored(self, sampled: Iterator[Group], timer: Timer) -> dict[str, ScoredGroup]:
+        """The groups of all ranks, by problem id."""
         with ExitStack() as stack:
-            watched = self._watched(sampled, stack)
+            watched = self._watched(timer.iterate("sample", sampled), stack)
             groups = {scored.group.problem.id: scored for scored in self.scorer.score(watched)}
         timer.rest("score_wait")
-        return tuple(groups[prompt.problem.id] for prompt in prompts)
+        return groups
+
+    @property
+    def _extra(self) -> int:
+        """Groups that are being sampled beyond those that a step learns from."""
+        return self.config.extra_groups
 
     def _watched(self, groups: Iterator[Group], scoring: ExitStack) -> Iterator[Group]:
         """The groups; the sampler works until the last one is there, scoring from the first one on."""
@@ -243,13 +338,11 @@ def sampling_metrics(rollouts: StepRollouts, config: Config, version: int) -> di
     metrics["tokens_per_s/sample"] = rollouts.tokens / rollouts.seconds["sample"]
     if config.sampling.max_staleness:
         metrics["sample/seconds"] = rollouts.seconds["sample"]
-        if rollouts.groups:
-            metrics["response/staleness"] = fmean(
-                version - response.policy_version for scored in rollouts.groups for response in scored.group.responses
-            )
-            metrics["response/weights_changed"] = fmean(
-                bool(response.version_changes) for scored in rollouts.groups for response in scored.group.responses
-            )
+        responses = [response for scored in rollouts.groups for response in scored.group.responses]
+        if responses:
+            metrics |= staleness_metrics(responses, version)
+        if config.sampling.over_sample and responses:
+            metrics |= carried_metrics(responses)
     return metrics
 
 

@@ -99,8 +99,8 @@ class Trainer:
         """terms whose schedule waits for a metric to pass a bound -> the metrics of the first step that did"""
         self._examined = 0
         """steps of the history that were looked through for that"""
-        self._published: dict[int, int] = {}
-        """steps of this start that sampled -> version of the weights that the sampler was given"""
+        self._own: list[Group] = []
+        """groups of this step that this rank's sampler gave, where they were sampled at this step"""
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -129,6 +129,7 @@ class Trainer:
             self.prefetcher,
             self.view.message,
             self.config.sampling.tensor_parallel,
+            self.collector if self.config.sampling.over_sample else None,
         )
 
     @cached_property
@@ -138,7 +139,7 @@ class Trainer:
             return None
         sampler, turn_end = self.evaluator.engine, self.evaluator.turn_end
         # an adapter that goes over alone cannot change under what is being sampled with it
-        meanwhile = self.config.sampling.max_staleness > 1 and not self.adapter_goes_alone
+        meanwhile = self.config.sampling.lookahead > 1 and not self.adapter_goes_alone
         return SyncedSampler(self.config, sampler, self.learner, self.ranks, turn_end, self.view.message, meanwhile)
 
     def check_time(self) -> None:
@@ -172,6 +173,8 @@ class Trainer:
                 say about the first responses.
         """
         seed_generators(self.config.run.seed, step)
+        if self.collector:
+            self.collector.note_version(step, self.learner.version)
         batches: dict[Source, Batch] = {}
         self.rollouts = None
         for source in dict.fromkeys(term.term.source for term in terms):
@@ -193,6 +196,7 @@ class Trainer:
         sampled now, with the learner's weights; then sampling for later steps begins.
         """
         assert self.collector is not None
+        self._own = []
         progress = partial(self.view.stage, "sample")
         with timer("sample"):
             rollouts = self.prefetcher.take(step, progress)
@@ -206,17 +210,18 @@ class Trainer:
                 self.sampler.follow()
         if rollouts is None:
             self.prefetcher.wait(progress)
-            rollouts = self.collector.collect(step, greedy=self._needs_greedy(step), progress=progress)
+            greedy = self._needs_greedy(step)
+            rollouts = self.collector.collect(step, greedy=greedy, progress=progress, on_group=self._own.append)
             timer.add(rollouts.seconds)
-        self._published[step] = self.learner.version
         self._check_staleness(step, rollouts)
         self._sample_ahead(step)
         return rollouts
 
     def _check_staleness(self, step: int, rollouts: StepRollouts) -> None:
         """Raises SamplerError where a token is of older weights than `sampling.max_staleness` allows."""
+        assert self.collector is not None
         most = self.config.sampling.max_staleness
-        oldest = self._published.get(step - most, -1)
+        oldest = self.collector.published.get(step - most, -1)
         for scored in rollouts.groups:
             for response in scored.group.responses:
                 if response.policy_version < oldest:
@@ -229,7 +234,7 @@ class Trainer:
     def _sample_ahead(self, step: int) -> None:
         """Have the groups of the steps sampled that may be sampled with the weights of this one."""
         assert self.collector is not None
-        last = min(step + self.config.sampling.max_staleness, self.config.run.steps)
+        last = min(step + self.config.sampling.lookahead, self.config.run.steps)
         for later in range(max(self.prefetcher.last, step) + 1, last + 1):
             if self._samples_at(later):
                 self.prefetcher.start(later, partial(self.collector.collect, later, greedy=self._needs_greedy(later)))
@@ -276,9 +281,11 @@ class Trainer:
         # Ranks take turns in sampling the first round: so many groups, dropped ones too, are of every rank's sampler.
         groups = [scored.group for scored in self.rollouts.rounds[0][: max(2, self.ranks.count)]]
         version = self.learner.version
-        if all(_is_of(version, group) for group in groups):
+        if not self.config.sampling.over_sample and all(_is_of(version, group) for group in groups):
             return [group for group in groups if _is_written(group)]
-        first = self.prefetcher.first(partial(_is_of, version))
+        first = next(filter(partial(_is_of, version), self._own), None)
+        if first is None:
+            first = self.prefetcher.first(partial(_is_of, version))
         return [group for group in self.ranks.gather(first) if group and _is_written(group)]
 
     def evaluate(self, step: int) -> None:
@@ -370,7 +377,7 @@ class Trainer:
         """The sampler gives its memory back meanwhile, unless it samples ahead; one that only evaluates until the next
         evaluation. Its going to sleep and waking up are a part of the update's time."""
         with timer("update"):
-            if self.sampler and not self.config.sampling.max_staleness:
+            if self.sampler and not self.config.sampling.lookahead:
                 self.sampler.sleep()
         yield
         if self.config.online:

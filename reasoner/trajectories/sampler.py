@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from copy import copy
 from pathlib import Path
 from threading import Event, Lock
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
-from anyio import CancelScope
 from anyio.from_thread import start_blocking_portal
 
 from reasoner.errors import RunError, SamplerError
-from reasoner.records import Group, Problem, Prompt, Receipt, Response, SamplingParams
-from reasoner.sampling.base import DeviceReceiver, ParamsByTask, TokenService, params_of
+from reasoner.records import Group, PartialGroup, Problem, Prompt, Receipt, SamplingParams
+from reasoner.sampling.base import DeviceReceiver, Oldest, ParamsByTask, TokenService, params_of
 from reasoner.sampling.responses import all_end_tokens, check_request, prompt_seeds, still_sampling
+from reasoner.trajectories.draw import Draw, DrawnGroup, Sessions
 from reasoner.trajectories.interaction import Interaction
 from reasoner.trajectories.token_client import ABORT_S, TokenClient
-from reasoner.trajectories.trajectory import Engine, GroupPrompt, Trajectory, single_turns
+from reasoner.trajectories.trajectory import Engine, GroupPrompt
 from reasoner.trajectories.transcript import Reading
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class _Sampling:
+    """One call of `sample` or `sample_some`, while it runs."""
+
+    def __init__(self) -> None:
+        self.future: Future[None] | None = None
+        self.ended = Event()
+
+    def interrupt(self) -> None:
+        """Have it end."""
+        if self.future is not None:
+            self.future.cancel()
+
+    def cancel(self) -> None:
+        """Have it end, and wait until it has."""
+        if self.future is not None:
+            self.future.cancel()
+            self.ended.wait()
 
 
 class _State:
@@ -35,18 +53,20 @@ class _State:
         self.service = service
         self.thread = ThreadPoolExecutor(1, "sampling")
         """waits for the engine"""
-        self.sampling: Future[None] | None = None
-        self.idle = Event()
-        self.idle.set()
+        self.sampling: _Sampling | None = None
+        """the last one"""
         self.is_closed = False
         self.beginning = Lock()
         """held while the engine is asked for something that it does only between two samplings"""
+        self.kept: dict[str, PartialGroup] = {}
+        """groups that `sample_some` left, by problem id"""
+        self.sessions: Sessions = {}
+        """theirs that are open"""
 
     def cancel(self) -> None:
         """End what is being sampled, if anything is."""
         if self.sampling is not None:
             self.sampling.cancel()
-            self.idle.wait()
 
     def end(self) -> None:
         """Begin nothing any more, and end what is being sampled."""
@@ -61,7 +81,7 @@ class _State:
             raise SamplerError("this sampler is closed; open another")
 
     def check_idle(self, what: str) -> None:
-        if not self.idle.is_set():
+        if self.sampling is not None and not self.sampling.ended.is_set():
             raise SamplerError(still_sampling(what))
 
 
@@ -93,84 +113,118 @@ class TrajectorySampler:
         return other
 
     def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams | ParamsByTask) -> Iterator[Group]:
-        chosen = [params_of(params, prompt.problem) for prompt in prompts]
-        readings = {}
-        for each in dict.fromkeys(chosen):
-            own = [prompt for prompt, theirs in zip(prompts, chosen, strict=True) if theirs == each]
-            check_request(own, n, each, self._service.max_model_len)
-            readings[each] = Reading(self._service.tokenizer, all_end_tokens(self._service.end_tokens, each), each.stop)
-        return self._sample(prompts, n, [(each, readings[each]) for each in chosen])
+        chosen = self._chosen(prompts, n, params)
+
+        def draw(client: TokenClient, done: Callable[[Group], None]) -> Draw:
+            return Draw(client, self._groups(client, chosen, n), len(chosen), {}, done)
+
+        return self._sample(_seed(chosen), draw, lambda left: None)
+
+    def sample_some(
+        self,
+        carried: Sequence[Prompt],
+        new: Sequence[Prompt],
+        n: int,
+        params: SamplingParams | ParamsByTask,
+        wanted: int,
+        oldest: Oldest,
+    ) -> Iterator[Group]:
+        kept, sessions = self._state.kept, self._state.sessions
+        prompts = [*(prompt for prompt in carried if prompt.problem.id in kept), *new]
+        chosen = self._chosen(prompts, n, params)
+
+        def draw(client: TokenClient, done: Callable[[Group], None]) -> Draw:
+            groups = self._groups(client, chosen, n)
+            for group in groups:
+                if there_is := kept.get(group.opened.prompt.problem.id):
+                    group.take(there_is, oldest)
+            return Draw(client, groups, wanted, sessions, done)
+
+        def keep(left: Sequence[PartialGroup]) -> None:
+            for prompt in prompts:
+                kept.pop(prompt.problem.id, None)
+            kept.update({group.problem.id: group for group in left})
+
+        return self._sample(_seed(chosen), draw, keep) if wanted else iter(())
+
+    @property
+    def kept(self) -> tuple[PartialGroup, ...]:
+        return tuple(self._state.kept.values())
+
+    def keep(self, groups: Sequence[PartialGroup]) -> None:
+        self._state.kept.update({group.problem.id: group for group in groups})
+
+    def _chosen(
+        self, prompts: Sequence[Prompt], n: int, params: SamplingParams | ParamsByTask
+    ) -> list[tuple[Prompt, SamplingParams]]:
+        """The prompts, each with how its responses are sampled.
+
+        Raises:
+            SamplerError: the engine cannot do that.
+        """
+        chosen = [(prompt, params_of(params, prompt.problem)) for prompt in prompts]
+        for of_some in dict.fromkeys(of_prompt for _, of_prompt in chosen):
+            own = [prompt for prompt, of_prompt in chosen if of_prompt == of_some]
+            check_request(own, n, of_some, self._service.max_model_len)
+            all_end_tokens(self._service.end_tokens, of_some)
+        return chosen
+
+    def _groups(self, client: TokenClient, chosen: Sequence[tuple[Prompt, SamplingParams]], n: int) -> list[DrawnGroup]:
+        engines = {params: self._engine(client, params) for _, params in chosen}
+        seeds = prompt_seeds(_seed(chosen), [prompt for prompt, _ in chosen])
+        return [
+            DrawnGroup(engines[params], self._interaction_of(prompt.problem), GroupPrompt(prompt, seed), n)
+            for (prompt, params), seed in zip(chosen, seeds, strict=True)
+        ]
+
+    def _engine(self, client: TokenClient, params: SamplingParams) -> Engine:
+        ends = all_end_tokens(self._service.end_tokens, params)
+        reading = Reading(self._service.tokenizer, ends, params.stop)
+        return Engine(client, params, reading, self._service.version, self._service.max_model_len)
+
+    def _interaction_of(self, problem: Problem) -> Interaction | None:
+        if isinstance(self._interactions, Interaction):
+            return self._interactions
+        return self._interactions.get(problem.part)
 
     def _sample(
-        self, prompts: Sequence[Prompt], n: int, chosen: Sequence[tuple[SamplingParams, Reading]]
+        self,
+        seed: int,
+        draw: Callable[[TokenClient, Callable[[Group], None]], Draw],
+        keep: Callable[[Sequence[PartialGroup]], None],
     ) -> Iterator[Group]:
         """
         Args:
-            chosen: how responses to each prompt are sampled, and how they are read.
+            draw: makes what is to be done of what it is generated with, and of what takes each group.
+            keep: takes what there is of the groups that are not given.
         """
-        state, service = self._state, self._service
-        seed = chosen[0][0].seed if chosen else 0
+        state, sampling = self._state, _Sampling()
         groups: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
 
-        async def sampling() -> None:
-            client = TokenClient(service, state.thread)
-            engines = [Engine(client, *each, service.version, service.max_model_len) for each in chosen]
-            opened = map(GroupPrompt, prompts, prompt_seeds(seed, prompts))
+        async def run() -> None:
+            client = TokenClient(self._service, state.thread)
             try:
-                await self._collect(client, list(zip(engines, opened, strict=True)), n, groups.put)
+                keep(await draw(client, groups.put).run())
             finally:
-                state.idle.set()
+                sampling.ended.set()
                 groups.put(None)
 
         with ExitStack() as stack:
             with state.beginning:
                 state.check_open()
                 state.check_idle("more responses")
-                service.begin(seed)
+                self._service.begin(seed)
                 portal = stack.enter_context(start_blocking_portal())
-                state.idle.clear()
-                state.sampling = portal.start_task_soon(sampling)
+                state.sampling = sampling
+                sampling.future = future = portal.start_task_soon(run)
             try:
                 while (group := groups.get()) is not None:
                     yield group
                 with suppress(CancelledError):
-                    return state.sampling.result()
+                    return future.result()
                 raise SamplerError("the sampler was closed while it was sampling, or did not take new weights")
             finally:
-                state.cancel()
-
-    async def _collect(
-        self, client: TokenClient, groups: Sequence[tuple[Engine, GroupPrompt]], n: int, done: Callable[[Group], None]
-    ) -> None:
-        """Make all responses at the same time; `done` takes each group that is complete."""
-        collected = [dict[int, Response]() for _ in groups]
-        tasks = [asyncio.ensure_future(job) for job in self._jobs(groups, n)]
-        try:
-            for task in asyncio.as_completed(tasks):
-                index, responses = await task
-                collected[index] |= responses
-                if len(collected[index]) == n:
-                    ordered = tuple(collected[index][sample] for sample in range(n))
-                    _, group = groups[index]
-                    done(Group(group.prompt.problem, group.token_ids, ordered))
-        finally:
-            with CancelScope(shield=True):
-                for each in tasks:
-                    each.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-                await client.close()
-
-    def _jobs(self, groups: Sequence[tuple[Engine, GroupPrompt]], n: int) -> Iterator[_Job]:
-        """A coroutine for every prompt; with an interaction, for every response."""
-        for index, (engine, group) in enumerate(groups):
-            if interaction := self._interaction(group.prompt.problem):
-                yield from (_one(index, Trajectory(engine, interaction, group, sample)) for sample in range(n))
-            else:
-                yield _group(engine, index, group, n)
-
-    def _interaction(self, problem: Problem) -> Interaction | None:
-        found = self._interactions
-        return found if isinstance(found, Interaction) else found.get(problem.part)
+                sampling.cancel()
 
     def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
         self._state.check_idle("log-probabilities")
@@ -205,7 +259,7 @@ class TrajectorySampler:
         except RunError:
             # what is being written would go on with weights of which nobody knows the version
             if self._state.sampling is not None:
-                self._state.sampling.cancel()
+                self._state.sampling.interrupt()  # it ends in this thread, so it is not waited for
             with suppress(SamplerError):  # where the load ended the engine, its own error says why
                 self._service.resume()
             raise
@@ -231,13 +285,6 @@ class TrajectorySampler:
         self.close()
 
 
-_Job = Coroutine[Any, Any, tuple[int, dict[int, Response]]]
-"""gives the index of a prompt, and responses to it by their index in the group"""
-
-
-async def _group(engine: Engine, index: int, group: GroupPrompt, n: int) -> tuple[int, dict[int, Response]]:
-    return index, dict(enumerate(await single_turns(engine, group, n)))
-
-
-async def _one(index: int, trajectory: Trajectory) -> tuple[int, dict[int, Response]]:
-    return index, {trajectory.sample: await trajectory.run()}
+def _seed(chosen: Sequence[tuple[Prompt, SamplingParams]]) -> int:
+    """Of all of them; 0 where there are none."""
+    return chosen[0][1].seed if chosen else 0

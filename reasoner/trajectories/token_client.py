@@ -8,9 +8,12 @@ from concurrent.futures import Executor
 from itertools import count
 from logging import getLogger
 
+from reasoner.errors import SamplerError
 from reasoner.records import SamplingParams
 from reasoner.sampling.base import Completion, TokenRequest, TokenService
 
+_NAMED = 5
+"""requests that a message names"""
 _log = getLogger(__name__)
 
 _RECEIVE_S = 1.0
@@ -36,23 +39,54 @@ class TokenClient:
         self._ids = count()
         self._new: list[TokenRequest] = []
         self._waiting: dict[int, asyncio.Future[tuple[Completion, ...]]] = {}
+        self._what: dict[int, str] = {}
+        """what each request continues, in words"""
         self._receiving: asyncio.Task[None] | None = None
         self._has_failed = False
+        self.is_stopped = False
+        """nothing is generated any more: what was being generated was interrupted"""
 
-    async def generate(self, token_ids: Sequence[int], n: int, params: SamplingParams) -> tuple[Completion, ...]:
-        """`n` continuations of the token ids.
+    async def generate(
+        self, token_ids: Sequence[int], n: int, params: SamplingParams, what: str
+    ) -> tuple[Completion, ...]:
+        """`n` continuations of the token ids; those that `stop` interrupts have finish reason `abort` and the tokens
+        that there are.
+
+        Args:
+            what: is continued, for messages.
 
         Raises:
             SamplerError: the engine failed, or is gone.
         """
+        if self.is_stopped:
+            return (_nothing(self._service.version),) * n
         loop = asyncio.get_running_loop()
         request = TokenRequest(next(self._ids), token_ids, n, params)
         future: asyncio.Future[tuple[Completion, ...]] = loop.create_future()
         self._waiting[request.id] = future
+        self._what[request.id] = what
         self._new.append(request)
         if len(self._new) == 1:
             loop.call_soon(self._submit)
         return await future
+
+    async def stop(self) -> None:
+        """Interrupt every generation, and wait until the engine has nothing to do; those that are asked for from now on
+        do not begin.
+
+        Raises:
+            SamplerError: the engine failed, or is gone, or does not end them within `ABORT_S` seconds.
+        """
+        self.is_stopped = True
+        for request in self._new:
+            future = self._waiting.pop(request.id)
+            if not future.done():
+                future.set_result((_nothing(self._service.version),) * request.n)
+        self._new = []
+        if not await self._ended():
+            raise SamplerError(
+                f"the engine did not end what it was told to end within {ABORT_S:g} s: it hangs. {self._names()}"
+            )
 
     async def close(self) -> None:
         """End every generation that still runs, and wait until the engine has nothing to do. An engine that has failed
@@ -64,19 +98,30 @@ class TokenClient:
         for request in self._new:
             del self._waiting[request.id]
         self._new = []
+        if not await self._ended():
+            _log.warning(
+                "the engine did not end %d requests within %g s: it hangs, and is left as it is",
+                len(self._waiting),
+                ABORT_S,
+            )
+
+    async def _ended(self) -> bool:
+        """Have the engine end what runs; whether it did."""
         if self._has_failed or not self._waiting:
-            return
+            return True
         self._service.abort([*self._waiting])
         if (receiving := self._receiving) is not None:
             await asyncio.wait({receiving}, timeout=ABORT_S)
             if not receiving.done():
                 self._has_failed = True
                 receiving.cancel()
-                _log.warning(
-                    "the engine did not end %d requests within %g s: it hangs, and is left as it is",
-                    len(self._waiting),
-                    ABORT_S,
-                )
+        return not self._has_failed or not self._waiting
+
+    def _names(self) -> str:
+        """What is being continued, for messages."""
+        names = [self._what[id_] for id_ in self._waiting]
+        more = f"; and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return f"It was sampling: {'; '.join(names[:_NAMED])}{more}"
 
     def _submit(self) -> None:
         requests, self._new = self._new, []
@@ -97,8 +142,13 @@ class TokenClient:
                 done = await loop.run_in_executor(self._thread, self._service.receive, _RECEIVE_S)
                 if done is not None:
                     future = self._waiting.pop(done.id)
+                    del self._what[done.id]
                     if not future.done():
                         future.set_result(done.completions)
+        except SamplerError as error:
+            named = SamplerError(f"{error}\n{self._names()}")
+            named.__cause__ = error
+            self._fail([*self._waiting], named)
         except Exception as error:
             self._fail([*self._waiting], error)
         finally:
@@ -110,3 +160,8 @@ class TokenClient:
             future = self._waiting.pop(id_)
             if not future.done():
                 future.set_exception(error)
+
+
+def _nothing(version: int) -> Completion:
+    """A continuation that did not begin."""
+    return Completion((), (), "abort", version)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reasoner.distributed.seeds import derive_seed
 from reasoner.environments.base import EnvironmentFailedError, EnvironmentSession
-from reasoner.errors import DataError, SamplerError
+from reasoner.errors import DataError
 from reasoner.records import (
     EnvironmentReport,
     Failure,
     FinishReason,
+    PartialResponse,
     Prompt,
     Response,
     SamplingParams,
@@ -47,11 +49,11 @@ class GroupPrompt:
     prompt: Prompt
     seed: int
     """of the group's own noise, below 2^62"""
-    opened: tuple[int, ...] | None = None
+    opened: Sequence[int] | None = None
     """its tokens with what the environment added; None: no response has begun"""
 
     @property
-    def token_ids(self) -> tuple[int, ...]:
+    def token_ids(self) -> Sequence[int]:
         """What the responses continue."""
         return self.opened or self.prompt.token_ids
 
@@ -73,19 +75,59 @@ class GroupPrompt:
         return token_ids
 
 
-async def single_turns(engine: Engine, group: GroupPrompt, n: int) -> list[Response]:
-    """`n` responses of one turn to a prompt, of one request.
+Made = Response | PartialResponse
+"""a response, or what there is of one where the client was stopped"""
+
+
+async def single_turns(
+    engine: Engine, group: GroupPrompt, samples: Sequence[int], partial: Mapping[int, PartialResponse]
+) -> list[tuple[int, Made]]:
+    """Responses of one turn to a prompt, and their index in the group. Those that have no token yet are one request,
+    each of the others is one of its own.
+
+    Args:
+        samples: the indices of the responses that are not complete.
+        partial: what there is of them.
 
     Raises:
         SamplerError: the engine failed, or is gone.
     """
+    transcripts = {
+        sample: Transcript.of(partial.get(sample, PartialResponse(sample)), group.token_ids, engine.reading)
+        for sample in samples
+    }
+    fresh = [sample for sample in samples if not transcripts[sample].token_ids]
     started = time.perf_counter()
-    responses = []
-    for completion in await engine.client.generate(group.token_ids, n, replace(engine.params, seed=group.seed)):
-        transcript = Transcript(group.token_ids, engine.reading)
-        transcript.write(completion, time.perf_counter() - started)
-        responses.append(transcript.response(_finish(completion), None))
-    return responses
+
+    async def continued(of_request: Sequence[int], params: SamplingParams) -> list[tuple[int, Made]]:
+        context = transcripts[of_request[0]].context
+        what = f"problem {group.prompt.problem.id}, {len(of_request)} of its responses"
+        completions = await engine.client.generate(context, len(of_request), params, what)
+        return [
+            (sample, _single(engine, transcripts[sample], sample, completion, time.perf_counter() - started))
+            for sample, completion in zip(of_request, completions, strict=True)
+        ]
+
+    jobs = [continued(fresh, replace(engine.params, seed=group.seed))] if fresh else []
+    for sample in samples:
+        if written := len(transcripts[sample].token_ids):
+            seed, left = _turn_seed(group, sample, 0), engine.params.max_tokens - written
+            jobs.append(continued([sample], replace(engine.params, seed=seed, max_tokens=left)))
+    if len(jobs) == 1:  # a task of its own would ask for it one turn of the loop later, and so in another batch
+        return await jobs[0]
+    return [made for of_request in await asyncio.gather(*jobs) for made in of_request]
+
+
+def _single(engine: Engine, transcript: Transcript, sample: int, completion: Completion, seconds: float) -> Made:
+    if completion.finish == "abort" and engine.client.is_stopped:
+        transcript.write(completion, seconds)
+        return transcript.partial(sample, (), {})
+    _, finish = transcript.end_turn(completion, engine.params, seconds)
+    return transcript.response(finish, None)
+
+
+def _turn_seed(group: GroupPrompt, sample: int, turn: int) -> int:
+    return derive_seed(group.seed, "turn", sample, turn) >> 1
 
 
 @dataclass(slots=True)
@@ -94,41 +136,75 @@ class Trajectory:
 
     Args:
         sample: its index in its group.
+        kept: what there is of it already.
+        session: that goes with it, still open; None: it has none, or its process is gone, and it is rebuilt.
     """
 
     engine: Engine
     interaction: Interaction
     group: GroupPrompt
     sample: int
+    kept: PartialResponse
+    session: EnvironmentSession | None = None
+    is_opening: bool = False
+    """its environment starts, or is brought to where it was: nothing is lost where that is cancelled"""
     _rewards: list[float | None] = field(default_factory=list)
     """after each turn that the environment answered"""
     _parts: dict[str, Any] = field(default_factory=dict)
     _failure: Failure | None = None
 
-    async def run(self) -> Response:
-        """Make the response: until the environment ends it or fails, or the policy has no tokens left.
+    async def run(self) -> Made:
+        """Make the response: until the environment ends it or fails, or the policy has no tokens left; or until the
+        client is stopped: `session` is left open then.
 
         Raises:
             SamplerError: the engine failed, or is gone.
         """
-        transcript, finish = Transcript(self.group.prompt.token_ids, self.engine.reading), _STOP
-        problem = self.group.prompt.problem
+        transcript = Transcript.of(self.kept, self.group.prompt.token_ids, self.engine.reading)
+        finish: FinishReason | None = "stop"
+        self._rewards, self._parts = [*self.kept.rewards], dict(self.kept.parts)
         try:
-            session = await self.interaction.environments.start(
-                problem, f"problem {problem.id}, response {self.sample}"
-            )
             try:
+                session = await self._opened(transcript)
                 transcript.prompt_ids = self._prompt(session)
                 finish = await self._take_turns(session, transcript)
             finally:
-                self._parts |= await session.close()
+                if finish is not None and self.session is not None:
+                    self._parts |= await self.session.close()
+                    self.session = None
         except EnvironmentFailedError as error:
             self._failure = error.failure
         except DataError as error:  # the tokenizer has no tokens for what the environment says
             self._failure = Failure("environment", "invalid", str(error), 0.0)
+        if finish is None:
+            return transcript.partial(self.sample, self._rewards, self._parts)
         if not transcript.token_ids:
             transcript.never_begun(self.engine.version)
         return transcript.response(finish, self._report())
+
+    async def _opened(self, transcript: Transcript) -> EnvironmentSession:
+        """The session of the response; a new one is brought to where the last one was, or the response begins anew.
+
+        Raises:
+            EnvironmentFailedError: the environment failed.
+        """
+        if self.session is None:
+            self.is_opening = True
+            self.session = await self._start()
+            if transcript.turns and not await _replayed(self.session, self.kept):
+                transcript.begin_anew()
+                self._rewards, self._parts = [], {}
+                await self.session.close()
+                self.session = await self._start()
+            self.is_opening = False
+        return self.session
+
+    async def _start(self) -> EnvironmentSession:
+        return await self.interaction.environments.start(self.group.prompt.problem, self._name)
+
+    @property
+    def _name(self) -> str:
+        return f"problem {self.group.prompt.problem.id}, response {self.sample}"
 
     def _prompt(self, session: EnvironmentSession) -> tuple[int, ...]:
         """The tokens that the response continues.
@@ -145,18 +221,20 @@ class Trajectory:
             )
         return token_ids
 
-    async def _take_turns(self, session: EnvironmentSession, transcript: Transcript) -> FinishReason:
-        """Let the policy and the environment take turns; returns why they ended."""
+    async def _take_turns(self, session: EnvironmentSession, transcript: Transcript) -> FinishReason | None:
+        """Let the policy and the environment take turns; returns why they ended; None: the client was stopped."""
         engine, format_ = self.engine, self.interaction.turn_format
         most = engine.params.max_tokens
         while True:
-            left = most - len(transcript.token_ids)
-            seed = derive_seed(self.group.seed, "turn", self.sample, len(self._rewards)) >> 1
+            seed, left = _turn_seed(self.group, self.sample, len(self._rewards)), most - len(transcript.token_ids)
             params = replace(engine.params, max_tokens=left, stop=(*engine.params.stop, *format_.stop), seed=seed)
             started = time.perf_counter()
-            (completion,) = await engine.client.generate(transcript.context, 1, params)
-            finish, seconds = _finish(completion), time.perf_counter() - started
-            turn = transcript.write(completion, seconds, self._read if finish == "stop" else None)
+            (completion,) = await engine.client.generate(transcript.context, 1, params, self._name)
+            seconds = time.perf_counter() - started
+            if completion.finish == "abort" and engine.client.is_stopped:
+                transcript.write(completion, seconds)
+                return None
+            turn, finish = transcript.end_turn(completion, params, seconds, self._read)
             if finish != "stop":
                 return finish
             observation = await session.step(turn)
@@ -164,7 +242,7 @@ class Trajectory:
             self._parts |= observation.parts
             if observation.done:
                 return self._end(turn)
-            parts = format_.increment(completion.token_ids, observation.messages)
+            parts = format_.increment(transcript.token_ids[turn.first : turn.end], observation.messages)
             if len(transcript.token_ids) + sum(map(len, parts)) >= most:
                 return "length"
             transcript.append(observation, parts)
@@ -186,18 +264,25 @@ class Trajectory:
         )
 
 
-_STOP: FinishReason = "stop"
-
-
-def _finish(completion: Completion) -> FinishReason:
-    """Why a generation ended.
+async def _replayed(session: EnvironmentSession, kept: PartialResponse) -> bool:
+    """Give a new session the turns that the policy has made; whether it answers each as it was answered before.
 
     Raises:
-        SamplerError: the engine aborted it unasked.
+        EnvironmentFailedError: the environment failed.
     """
-    if completion.finish == "abort":
-        raise SamplerError("the engine aborted a generation that nobody wanted aborted: it is no sample of the policy")
-    return completion.finish
+    turns, rewards = list(kept.turns), list[float | None]()
+    while turns:
+        observation = await session.step(turns.pop(0))
+        rewards.append(observation.reward)
+        answers = [(turn.role, turn.text, turn.tool) for turn in turns[: len(observation.messages)]]
+        said = [
+            ("tool" if message.role == "tool" else "user", message.content, message.name)
+            for message in observation.messages
+        ]
+        if observation.done or said != answers:
+            return False
+        del turns[: len(said)]
+    return tuple(rewards) == kept.rewards
 
 
 def _invalid(message: str) -> EnvironmentFailedError:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from reasoner.errors import SamplerError
 from reasoner.io.token_array import TokenArray
-from reasoner.records import EnvironmentReport, FinishReason, Observation, Response, ToolCall, Turn
+from reasoner.records import (
+    EnvironmentReport,
+    FinishReason,
+    Observation,
+    PartialResponse,
+    Response,
+    SamplingParams,
+    ToolCall,
+    Turn,
+)
 from reasoner.sampling.base import Completion
 from reasoner.sampling.responses import opened_block, response_text
+from reasoner.trajectories.joints import end_across
 
 Reader = Callable[[Sequence[int], str], tuple[ToolCall, ...]]
 """`(token ids, text)` of a turn of the policy -> the calls in it"""
@@ -44,28 +55,108 @@ class Transcript:
     turns: list[Turn] = field(default_factory=list)
     versions: list[tuple[int, int]] = field(default_factory=list)
     """position of the first token of each version of the weights, and the version"""
+    turn_seconds: float = 0.0
+    """that the turn which is being written took before it was interrupted"""
+    carried: int = 0
+    """tokens that an earlier step wrote"""
+    discarded: int = 0
+    """tokens of the policy that were given up, and are not among these"""
+
+    @classmethod
+    def of(cls, partial: PartialResponse, prompt_ids: Sequence[int], reading: Reading) -> Transcript:
+        """What there is of a response that is continued."""
+        return cls(
+            prompt_ids,
+            reading,
+            array("i", partial.token_ids),
+            bytearray(partial.policy_mask),
+            array("f", partial.sampler_logprobs),
+            [*partial.turns],
+            [*partial.versions],
+            partial.turn_seconds,
+            len(partial.token_ids),
+            partial.discarded_tokens,
+        )
+
+    @property
+    def turn_start(self) -> int:
+        """Where the turn begins that the policy writes, or is about to write."""
+        return self.turns[-1].end if self.turns else 0
 
     @property
     def context(self) -> TokenArray[int]:
         """What the policy continues."""
         return TokenArray.joined([self.prompt_ids, self.token_ids], "int32")
 
-    def write(self, completion: Completion, seconds: float, read: Reader | None = None) -> Turn:
-        """Add a turn of the policy.
-
-        Args:
-            seconds: that it took.
-            read: finds the calls in it; None: there are none.
-        """
+    def write(self, completion: Completion, seconds: float) -> None:
+        """Add what the policy wrote, of a turn that it may go on with."""
         first = len(self.token_ids)
-        text = self.reading.text(self.context, completion.token_ids)
         self._add(completion.token_ids, completion.logprobs, policy=True)
-        for at, version in ((0, completion.version), *completion.version_changes):
+        for at, version in ((0, completion.version), *completion.version_changes) if completion.token_ids else ():
             if not self.versions or self.versions[-1][1] != version:
                 self.versions.append((first + at, version))
-        calls = () if read is None else read(completion.token_ids, text)
-        self.turns.append(Turn("assistant", first, len(self.token_ids), text, calls, seconds=seconds))
-        return self.turns[-1]
+        self.turn_seconds += seconds
+
+    def end_turn(
+        self, completion: Completion, params: SamplingParams, seconds: float, read: Reader | None = None
+    ) -> tuple[Turn, FinishReason]:
+        """Add the end of a turn of the policy; returns the turn, and why it ended.
+
+        Args:
+            completion: of what the turn had so far.
+            params: with which it was sampled.
+            seconds: that it took.
+            read: finds the calls in a turn that ended by itself; None: there are none.
+
+        Raises:
+            SamplerError: the engine aborted it unasked.
+        """
+        if completion.finish == "abort":
+            raise SamplerError(
+                "the engine aborted a generation that nobody wanted aborted: it is no sample of the policy"
+            )
+        first, joint, finish = self.turn_start, len(self.token_ids), completion.finish
+        self.write(completion, seconds)
+        if joint > first:
+            across = end_across(self.reading.tokenizer, self.token_ids[first:], joint - first, params)
+            if across is not None:
+                finish = across[1]
+                self._cut(first + across[0])
+        written = self.token_ids[first:]
+        text = self.reading.text(TokenArray.joined([self.prompt_ids, self.token_ids[:first]], "int32"), written)
+        calls = read(written, text) if read and finish == "stop" else ()
+        turn = Turn("assistant", first, len(self.token_ids), text, calls, seconds=self.turn_seconds)
+        self.turns.append(turn)
+        self.turn_seconds = 0.0
+        return turn, finish
+
+    def begin_anew(self) -> None:
+        """Give up all tokens."""
+        self.discarded += sum(self.policy_mask)
+        self.carried, self.turn_seconds = 0, 0.0
+        self._cut(0)
+        self.turns, self.versions = [], []
+
+    def partial(self, sample: int, rewards: Sequence[float | None], parts: Mapping[str, Any]) -> PartialResponse:
+        """What there is, to be continued later.
+
+        Args:
+            sample: the index of the response in its group.
+            rewards: of the environment, after each turn that it answered.
+            parts: that it reported.
+        """
+        return PartialResponse(
+            sample=sample,
+            token_ids=self.token_ids,
+            policy_mask=TokenArray.frombytes(bytes(self.policy_mask), "bool"),
+            sampler_logprobs=self.logprobs,
+            versions=tuple(self.versions),
+            turns=tuple(self.turns),
+            turn_seconds=self.turn_seconds,
+            rewards=tuple(rewards),
+            parts=dict(parts),
+            discarded_tokens=self.discarded,
+        )
 
     def append(self, observation: Observation, parts: Sequence[Sequence[int]]) -> None:
         """Add the messages that answer a turn.
@@ -107,7 +198,16 @@ class Transcript:
             version_changes=tuple(self.versions[1:]),
             turns=() if report is None else tuple(self.turns),
             report=report,
+            carried_tokens=min(self.carried, len(self.token_ids)),
+            discarded_tokens=self.discarded,
         )
+
+    def _cut(self, end: int) -> None:
+        """Leave out the tokens from this position on."""
+        del self.token_ids[end:]
+        del self.policy_mask[end:]
+        del self.logprobs[end:]
+        self.versions = [version for version in self.versions if version[0] < end]
 
     def _add(self, token_ids: Sequence[int], logprobs: Sequence[float], *, policy: bool) -> None:
         self.token_ids.frombytes(TokenArray(token_ids, "int32").tobytes())

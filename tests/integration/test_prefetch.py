@@ -15,15 +15,23 @@ from reasoner.errors import ConfigError, HandoverError, SamplerError
 from reasoner.io.parquet import read_parquet
 from reasoner.loading import load_config
 from reasoner.pipeline import train
-from reasoner.records import Group, Message, Problem, Receipt, Rollout
+from reasoner.records import Group, Message, PartialGroup, Problem, Receipt, Rollout
 from reasoner.runs.folder import read_metrics
 from reasoner.sampling.base import Progress
 from reasoner.sampling.transformers import HfSampler
 from reasoner.training.build import open_trainer
 from reasoner.training.prefetch import Prefetcher
 from reasoner.training.rollout import StepRollouts
-from tests.integration.killing import PLUGIN
-from tests.integration.test_resume import OneTrial, check_equal, one_trial, only, write_task
+from tests.integration.killing import OVER, PLUGIN
+from tests.integration.test_resume import (
+    OneTrial,
+    check_equal,
+    check_every_group_once,
+    of_step,
+    one_trial,
+    only,
+    write_task,
+)
 from tests.tiny import build_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -80,6 +88,43 @@ def test_sampling_runs_several_steps_ahead_and_no_response_is_older_than_allowed
     assert all(0 <= row["response/weights_changed"] <= 1 for row in metrics)
     assert max(row["response/staleness"] for row in metrics) > 1
     assert metrics[0]["gap/mean"] < 1e-5  # of the weights that learn from them
+
+
+def test_groups_that_are_not_complete_when_a_step_has_enough_are_continued_at_the_next(task: Path) -> None:
+    folder = run(task, *OVER, "evaluation.every=3", staleness=1, steps=6)
+    check_every_group_once(folder, steps=6)
+    metrics = read_metrics(folder)
+    assert [row["response/carried"] > 0 for row in metrics] == [False, True, True, True, True, True]
+    assert sum(row["response/continued"] for row in metrics) > 0
+    assert all(0 < row["tokens/carried"] < 1 for row in metrics[1:])
+    assert {row["tokens/discarded"] for row in metrics} == {0}
+    assert max(row["tokens/staleness_max"] for row in metrics) == 1
+    assert all(0 <= row["tokens/staleness_mean"] < 1 <= row["response/versions"] < 2 for row in metrics)
+    assert metrics[0]["gap/mean"] < 1e-5  # of the weights that learn from them
+
+
+def test_groups_are_continued_while_sampling_runs_ahead(task: Path) -> None:
+    folder = run(task, *OVER, staleness=3, steps=6)
+    for step, used in enumerate(versions(folder), 1):
+        assert step - 4 <= min(used) <= max(used) < step
+    assert sum(row["response/carried"] for row in read_metrics(folder)) > 0
+
+
+def test_a_run_that_is_interrupted_while_it_samples_continues_what_its_checkpoint_has(trial: OneTrial) -> None:
+    sets = ("sampling.max_staleness=1", *OVER, "run.checkpoint_every=1")
+    interrupted = trial.interrupted("over", "scored-4", *sets)
+    [*_, last] = sorted((interrupted / "checkpoints").iterdir())
+    assert last.name == "step-000003"
+    kept = read_parquet(last / "partial-0.parquet", PartialGroup)
+    trial.go_on(interrupted)
+    check_every_group_once(interrupted, steps=4)
+    rows = {(row.problem.id, row.sample): row.response for row in of_step(interrupted, 4)}
+    for group in kept:  # weights of two steps before would be too old, so they are of this step
+        for begun in group.partial:
+            response = rows[group.problem.id, begun.sample]
+            assert response.token_ids[: len(begun.token_ids)] == begun.token_ids
+            assert response.sampler_logprobs[: len(begun.token_ids)] == begun.sampler_logprobs
+            assert response.carried_tokens == len(begun.token_ids)
 
 
 def test_groups_of_several_steps_are_in_a_checkpoint(trial: OneTrial) -> None:

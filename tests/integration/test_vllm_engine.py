@@ -25,6 +25,8 @@ from reasoner.learning.torch_engine import TorchLearner
 from reasoner.models.tensor_files import read_files, write_weights
 from reasoner.records import Group, Message, Observation, Problem, Prompt, Response, SamplingParams
 from reasoner.sampling.transformers import HfSampler
+from reasoner.sampling.vllm.buckets import SharedBuffer
+from reasoner.sampling.vllm.device_link import DeviceLink
 from reasoner.sampling.vllm.engine import VllmSampler
 from reasoner.sampling.vllm.messages import StartEngine
 from reasoner.training.guards.canary import Canary
@@ -106,7 +108,10 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def engine(folder: Path, log: Path) -> Iterator[VllmSampler]:
     start = StartEngine(str(folder), "float32", "cpu", MAX_MODEL_LEN, 16, 0.4, 0.25, False)
-    with VllmSampler(start, log) as sampler:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).with_name("mapped_files")), prepend=os.pathsep)
+        opened = VllmSampler(start, log)
+    with opened as sampler:
         yield sampler
 
 
@@ -243,6 +248,10 @@ def test_a_response_that_repeats_itself_is_ended(sampler: VllmSampler) -> None:
     token_services.check_a_response_that_repeats_itself_is_ended(sampler)
 
 
+def test_interrupted_groups_are_continued(sampler: VllmSampler, folder: Path, tmp_path: Path) -> None:
+    token_services.check_interrupted_groups_are_continued(sampler, folder, tmp_path)
+
+
 def test_weights_change_under_what_runs(sampler: VllmSampler, folder: Path, tmp_path: Path) -> None:
     token_services.check_weights_change_under_what_runs(sampler, folder, tmp_path / "new")
 
@@ -260,6 +269,29 @@ def test_changed_weights_are_in_use_after_a_hand_over(sampler: VllmSampler, fold
     reference.change(part)
     assert gap_of(sampler, reference, folder) > LIMIT
     receipt = hand_over(reference.learner, sampler)
+    assert (receipt.version, receipt.tensors, sampler.version) == (1, 20, 1)
+    assert gap_of(sampler, reference, folder) < 1e-4
+
+
+def test_weights_go_through_a_buffer_that_both_processes_map(
+    engine: VllmSampler, sampler: VllmSampler, folder: Path, tmp_path: Path
+) -> None:
+    """As on a GPU that learner and engine share, but for CUDA's two calls: a file in memory is the buffer, smaller than
+    the model."""
+    reference = Reference(folder)
+    reference.change("")
+    assert gap_of(sampler, reference, folder) > LIMIT
+    file, size = str(tmp_path / "buffer"), 2**16
+    buffer = torch.from_file(file, shared=True, size=size, dtype=torch.uint8)
+    link = DeviceLink(engine._host, buffer, lambda _: SharedBuffer((file, size), "none"))
+    assert link.try_it() == ""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "_link", link)
+        patch.setattr(engine, "_why_not_on_device", "")
+        patch.setattr(Reference, "device_weights", lambda self: self.model.named_parameters(), raising=False)
+        said: list[str] = []
+        receipt = hand_over(reference.learner, sampler, say=said.append)
+    assert said == ["the weights go to the sampler on the GPU (CUDA IPC), which was tried"]
     assert (receipt.version, receipt.tensors, sampler.version) == (1, 20, 1)
     assert gap_of(sampler, reference, folder) < 1e-4
 

@@ -237,6 +237,10 @@ def test_a_response_that_repeats_itself_is_ended(sampler: ServerSampler) -> None
     token_services.check_a_response_that_repeats_itself_is_ended(sampler)
 
 
+def test_interrupted_groups_are_continued(sampler: ServerSampler, folder: Path, tmp_path: Path) -> None:
+    token_services.check_interrupted_groups_are_continued(sampler, folder, tmp_path)
+
+
 def test_weights_change_under_what_runs(sampler: ServerSampler, folder: Path, tmp_path: Path) -> None:
     token_services.check_weights_change_under_what_runs(sampler, folder, tmp_path / "new", attempts=10)
 

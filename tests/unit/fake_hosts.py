@@ -44,6 +44,8 @@ def main(connection: Connection) -> None:
 def serve(connection: Connection, does: str) -> None:
     while not isinstance(request := connection.recv(), Close):
         if not isinstance(request, Submit):
+            if does == "mute":
+                hang_at_work()
             connection.send(Done())
         elif does == "die":
             os.kill(os.getpid(), signal.SIGKILL)

@@ -51,6 +51,8 @@ class Fake:
     """checksums of weights"""
     pulls: Callable[[Path], object] = lambda folder: None
     """called with the folder before weights are pulled into it"""
+    aborts: bool = True
+    """has a route that ends requests"""
     aborted: list[str] = field(default_factory=list)
     """names of requests that were to be ended"""
     pulled: ScratchFolder | None = None
@@ -87,7 +89,9 @@ class Fake:
                 self.seeds += body["args"]
                 return 200, {"results": [None]}
             case "/abort_requests", _:
-                self.aborted += body["request_ids"]
+                if not self.aborts:
+                    return 404, {"error": "no such route"}
+                self.aborted += body.get("request_ids", [])
             case "/inference/v1/generate", _:
                 return self._generate(body)
         return 200, {"success": True}

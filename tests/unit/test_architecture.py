@@ -475,7 +475,7 @@ data.demos.missing data.demos.on_bad_row data.demos.too_long
 data.train.duplicates data.eval.duplicates data.pairs.duplicates data.labelled.duplicates data.demos.duplicates
 data.demos.path data.overlap data.demos.hub data.demos.generator data.demos.options data.demos.split data.demos.columns
 data.demos.limit data.demos.shuffle data.demos.seed data.demos.per_step data.demos.max_tokens
-curriculum.kind curriculum.longest_rest sampling.max_staleness
+curriculum.kind curriculum.longest_rest sampling.max_staleness sampling.over_sample
 sampling.engine sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
 sampling.stop_repetition

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 from torch.multiprocessing import reductions
 
+from reasoner.config import LearningConfig
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import HandoverError, SamplerError
+from reasoner.learning.torch_engine import TorchLearner
 from reasoner.models.tensor_files import Digest, read_weights, write_weights
 from reasoner.records import Receipt
 from reasoner.sampling.base import DeviceReceiver
@@ -26,7 +28,9 @@ from reasoner.sampling.vllm.buckets import DeviceDigest, SharedBuffer, device_su
 from reasoner.sampling.vllm.device_link import DeviceLink
 from reasoner.sampling.vllm.engine import VllmSampler
 from reasoner.sampling.vllm.messages import StartEngine, TakeBuckets
+from reasoner.training.guards.canary import Perturbed
 from reasoner.training.weight_sync import hand_over
+from tests.tiny import build_tiny_model
 from tests.unit.test_sharded_sampler import on_ranks
 from tests.unit.test_vllm_host import stubs
 
@@ -511,3 +515,21 @@ def test_all_ranks_go_the_same_way(why: str, ways: list[str]) -> None:
     assert [receiver.ways for receiver in receivers] == [ways, ways]
     assert len(set(said)) == 1
     assert why in said[0]
+
+
+def test_a_learner_on_a_gpu_hands_over_what_it_would_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the number format of the engine, under the names of the folder; on a CPU it says that it has none there."""
+    config = LearningConfig(token_budget=512)
+    folder = build_tiny_model(tmp_path / "tiny", tied=True)
+    learner = TorchLearner(folder, device="cpu", dtype="bfloat16", config=config, total_steps=1)
+    perturbed = Perturbed(learner)
+    assert learner.device_weights() is perturbed.device_weights() is None
+    (written := tmp_path / "written").mkdir()
+    checksum = learner.publish(written)
+    monkeypatch.setattr(learner.policy, "device", torch.device("cuda"))
+    for publisher in (learner, perturbed):
+        digest = Digest()
+        weights = publisher.device_weights()
+        assert weights is not None
+        assert {value.dtype for _, value in digest.passing(weights)} == {torch.bfloat16}
+        assert digest.checksum == checksum

@@ -29,6 +29,7 @@ from reasoner.records import (
     FinishReason,
     Group,
     Message,
+    PartialGroup,
     Problem,
     Prompt,
     Receipt,
@@ -85,6 +86,7 @@ class FakeSampler:
     name = "fake"
     description = "fake"
     version = 0
+    kept: tuple[PartialGroup, ...] = ()
 
     def __init__(self, answers: Mapping[str, Sequence[str]]) -> None:
         self.answers = answers
@@ -93,6 +95,12 @@ class FakeSampler:
         for prompt in reversed(prompts):
             answers = self.answers[prompt.problem.id][:n]
             yield Group(prompt.problem, prompt.token_ids, tuple(response(answer) for answer in answers))
+
+    def sample_some(self, *arguments: object) -> Iterator[Group]:
+        raise NotImplementedError
+
+    def keep(self, groups: Sequence[PartialGroup]) -> None:
+        raise NotImplementedError
 
     def score(self, groups: Sequence[Group]) -> dict[str, list[list[float]]]:
         raise NotImplementedError

@@ -256,6 +256,8 @@ def test_the_gap_check_sees_every_ranks_sampler_also_where_groups_are_dropped(ra
 
 def on_policy_groups(rollouts: StepRollouts, ranks: int, version: int) -> list[Group]:
     trainer = SimpleNamespace(
+        config=SimpleNamespace(sampling=SimpleNamespace(over_sample=0.0)),
+        _own=[],
         rollouts=rollouts,
         ranks=SimpleNamespace(count=ranks, gather=lambda value: [value] * ranks),
         learner=SimpleNamespace(version=version),

@@ -17,7 +17,7 @@ from reasoner.config import SamplingConfig
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import SamplerError, UserError
 from reasoner.records import Group, Message, Problem, Prompt, Receipt, Response, SamplingParams
-from reasoner.sampling.base import Completed, TokenRequest
+from reasoner.sampling.base import Completed, Oldest, TokenRequest
 from reasoner.sampling.responses import prompt_seeds
 from reasoner.sampling.server import scheduler
 from reasoner.sampling.server.compatibility import ServerRequirements
@@ -398,6 +398,26 @@ def test_what_is_aborted_is_answered_with_what_the_server_has_of_it(world: World
     assert world.said == []
 
 
+def test_a_group_that_is_interrupted_goes_on_at_any_server_under_newer_weights(world: World) -> None:
+    held, _ = world.fakes
+    held.holds, held.wrote = True, 2
+    with world.ready() as service:
+        sampler = TrajectorySampler(service)
+        quick = list(sampler.sample_some([], prompts(4), 4, PARAMS, 2, Oldest(-1, -1)))
+        kept = sampler.kept
+        assert {len(partial.token_ids) for group in kept for partial in group.partial} == {2}
+        held.holds = False
+        sampler.load(world.folder, 1)
+        carried = [prompt for prompt in prompts(4) if prompt.problem.id in {group.problem.id for group in kept}]
+        slow = list(sampler.sample_some(carried, [], 4, PARAMS, 2, Oldest(0, 1)))
+    assert {group.problem.id for group in (*quick, *slow)} == {"p0", "p1", "p2", "p3"}
+    for group in slow:
+        for response in group.responses:
+            assert (len(response.token_ids), response.carried_tokens, response.finish_reason) == (4, 2, "length")
+            assert (response.policy_version, response.version_changes) == (0, ((2, 1),))
+    assert world.said == []
+
+
 def test_what_a_server_does_not_end_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "ABORT_EVERY", 0.05)
     monkeypatch.setattr(scheduler, "ABORTS", 3)
@@ -502,6 +522,12 @@ def test_a_server_that_is_not_what_the_run_needs_is_refused(
         world.open()
     assert wrong.url in str(refused.value)
     assert f"reasoner serve tiny --port {wrong.url.rpartition(':')[2]}" in str(refused.value)
+
+
+def test_a_server_that_cannot_end_what_runs_is_refused(world: World) -> None:
+    world.fakes[1].aborts = False
+    with pytest.raises(UserError, match=f"{world.fakes[1].url} cannot end a request that runs"):
+        world.open()
 
 
 def test_a_server_that_does_not_answer_is_refused(world: World) -> None:

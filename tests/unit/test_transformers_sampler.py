@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import inspect
+import random
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from reasoner.config import LearningConfig
 from reasoner.errors import HandoverError, SamplerError
+from reasoner.gro.weights import Weights
+from reasoner.learning.torch_engine import TorchLearner
 from reasoner.models.tensor_files import write_weights
 from reasoner.records import Group, Message, Problem, Prompt, SamplingParams
 from reasoner.sampling.decoding import Decoder
 from reasoner.sampling.transformers import HfSampler
+from reasoner.training.trainer import seed_generators
 from reasoner.trajectories.sampler import TrajectorySampler
 from tests import architectures, token_services
 from tests.tiny import build_tiny_model
@@ -188,6 +194,10 @@ def test_a_response_that_repeats_itself_is_ended(sampler: HfSampler) -> None:
     token_services.check_a_response_that_repeats_itself_is_ended(sampler)
 
 
+def test_interrupted_groups_are_continued(sampler: HfSampler, folder: Path, tmp_path: Path) -> None:
+    token_services.check_interrupted_groups_are_continued(sampler, folder, tmp_path)
+
+
 def test_weights_change_under_what_runs(sampler: HfSampler, folder: Path, tmp_path: Path) -> None:
     token_services.check_weights_change_under_what_runs(sampler, folder, tmp_path / "new")
 
@@ -313,3 +323,21 @@ def test_the_cache_is_given_under_the_name_that_the_model_has_for_it(
     assert logits.shape[0] == 2
     assert given == [decoding.cache, decoding.cache]
     assert decoding.cache is not None
+
+
+def test_sampling_and_learning_draw_nothing_from_the_generators_that_a_plugins_credit_draws_from(
+    sampler: HfSampler, folder: Path
+) -> None:
+    """Ranks sample and learn from different shares, and a credit that draws must draw the same on all of them."""
+
+    def drawn() -> list[float]:
+        return [random.random(), float(np.random.rand()), float(torch.rand(()))]
+
+    learner = TorchLearner(folder, device="cpu", dtype="float32", config=LearningConfig(), total_steps=1)
+    seed_generators(0, 1)
+    expected = drawn()
+    seed_generators(0, 1)
+    groups = list(TrajectorySampler(sampler).sample(prompts(folder), 4, SamplingParams(1.0, 8)))
+    learner.accumulate(groups, lambda rows, logprobs_RT, _: Weights(torch.ones_like(logprobs_RT)), 1.0)
+    assert learner.step().applied
+    assert drawn() == expected

@@ -104,7 +104,7 @@ def host_of(start: StartEngine) -> tuple[Any, NotedVllm]:
     host, noted = EngineHost.__new__(EngineHost), NotedVllm()
     host._llm, host._engine = cast(Any, noted), cast(Any, noted)
     host._connection = cast(Any, SimpleNamespace(send=lambda reply: None))
-    host._running = {}
+    host._running, host._asked, host._count = {}, {}, 0
     host._device, host._end_tokens, host._adapter, host._version = start.device, (2,), None, 0
     host._discards_weights, host._cache_sleeps = start.discards_weights, False
     host._takes_adapters = bool(start.adapter_rank)
@@ -286,3 +286,57 @@ def test_what_no_engine_takes_is_not_sent() -> None:
             call()
     assert sampler.receive()
     assert sampler.receive() is None
+
+
+def ended(*reasons: str | None) -> Any:
+    """What vLLM says of a request whose continuations ended for these reasons."""
+    parts = [
+        SimpleNamespace(
+            index=index,
+            finish_reason=reason,
+            stop_reason=None,
+            token_ids=[7, 8],
+            logprobs=SimpleNamespace(token_ids=[7, 8], logprobs=[-0.5, -0.25]),
+        )
+        for index, reason in enumerate(reasons)
+    ]
+    return SimpleNamespace(request_id="4", outputs=parts)
+
+
+@pytest.mark.usefixtures("stubs")
+def test_every_reason_that_vllm_has_for_an_end_is_understood() -> None:
+    """`FinishReason` of vLLM: stop, length, abort, error, repetition."""
+    host, _ = host_of(CUDA)
+    sent: list[Any] = []
+    host._connection = SimpleNamespace(send=sent.append)
+    asked = Submit((TokenRequest(4, (1,), 3, PARAMS),))
+    host._answer(asked)
+    host._finish(ended("stop", "length", "repetition"))
+    assert [completion.finish for completion in sent[-1].completions] == ["stop", "length", "repetition"]
+    host._answer(asked)
+    host._finish(ended("abort", "stop", "abort"), is_aborted=True)
+    assert [completion.finish for completion in sent[-1].completions] == ["abort", "stop", "abort"]
+    host._answer(asked)
+    with pytest.raises(SamplerError, match="ended a response with 'abort', so it is not a sample of the policy"):
+        host._finish(ended("abort", "stop", "stop"))
+    host._answer(asked)
+    with pytest.raises(SamplerError, match="ended a response with 'new', so"):
+        host._finish(ended("new", "stop", "stop"))
+
+
+@pytest.mark.usefixtures("stubs")
+def test_a_request_that_vllm_fails_on_is_made_again_a_few_times() -> None:
+    host, noted = host_of(CUDA)
+    sent: list[Any] = []
+    host._connection = SimpleNamespace(send=sent.append)
+    host._answer(Submit((TokenRequest(4, (1,), 2, PARAMS),)))
+    for attempt in (2, 3):
+        host._finish(ended("stop", "error"))
+        assert (len(noted.seeds), sent, [*host._running]) == (attempt, [], [4])
+    host._finish(ended("stop", "length"))
+    assert ([completion.finish for completion in sent[0].completions], host._running) == (["stop", "length"], {})
+    host._answer(Submit((TokenRequest(4, (1,), 2, PARAMS),)))
+    host._finish(ended("error", "error"))
+    host._finish(ended("error", "error"))
+    with pytest.raises(SamplerError, match=r"failed on a request 3 times \(finish reason 'error'\)"):
+        host._finish(ended("error", "stop"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +130,21 @@ def test_an_engine_that_makes_no_token_for_too_long_is_not_waited_for(
     with pytest.raises(SamplerError, match=r"made no token for \d+ s while it was sampling(?s:.*) in hang_at_work"):
         host.completed(None)
     host.close()
+
+
+@pytest.mark.parametrize("limit", ["PATIENCE_S", "_ANSWER_LIMIT"])
+def test_an_engine_that_does_not_answer_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str
+) -> None:
+    monkeypatch.setattr(vllm_process, limit, 1.0)
+    monkeypatch.setattr(vllm_process, "_LOOK_EVERY", 0.1)
+    if limit == "_ANSWER_LIMIT":  # it spins
+        monkeypatch.setattr(vllm_process, "_work_done", lambda pid: time.monotonic())
+    host = EngineProcess(start("mute"), tmp_path / "log")
+    with pytest.raises(SamplerError, match=r"has not answered Sleep for \d+ s(?s:.*): it hangs(?s:.*) in hang_at_work"):
+        host.call(Sleep())
+    host.close(is_idle=True)
+    assert not any(psutil.pid_exists(pid) for pid in started(tmp_path / "log"))
 
 
 def test_what_fails_while_it_samples_is_told_to_whoever_waits(tmp_path: Path) -> None:

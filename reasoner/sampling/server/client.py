@@ -310,11 +310,13 @@ class Server:
         return receipts.pop()
 
     async def _check_route(self) -> None:
-        """An empty request: refused for what it lacks where there is such a route."""
+        """Empty requests: refused for what they lack where there are such routes."""
         answer = await self._send("POST", "/inference/v1/generate", {}, SHORT_S)
         _refuse_wrong_key(answer)
         if answer.status_code not in (400, 422):
             raise ServerError(f"does not sample from token ids ({_said(answer)})")
+        if (await self._send("POST", "/abort_requests", {}, SHORT_S)).status_code == 404:
+            raise ServerError("cannot end a request that runs (it has no /abort_requests), as a run has to")
 
     async def _rpc(self, method: str, args: Sequence[Any], timeout_s: float, kind: type[Answer]) -> Answer:
         body = {"method": method, "args": list(args), "timeout": timeout_s}

@@ -55,6 +55,8 @@ from reasoner.sampling.vllm.messages import (
 )
 
 _FINISHED: dict[str, Finish] = {"stop": "stop", "length": "length", "repetition": "repetition"}
+_ATTEMPTS = 3
+"""times that a request is made where vLLM fails on it (finish reason `error`) before the engine counts as broken"""
 _SAID_EVERY = 5.0
 """seconds between looks at whether what runs has got further, which the other side is told"""
 
@@ -84,6 +86,8 @@ class EngineHost:
         self._running: dict[int, list[list[tuple[int, int]]]] = {}
         """what was submitted and is not complete -> for each continuation, the position of the first token of each
         version of the weights, and the version"""
+        self._asked: dict[int, tuple[TokenRequest, int]] = {}
+        """the same -> the request, and how often it was made"""
         self._is_paused = False
         self._has_sampled = False
         self._count, self._looked, self._got = 0, time.monotonic(), (0, 0)
@@ -109,7 +113,7 @@ class EngineHost:
             work(*arguments)
         except Exception as error:
             self._connection.send(failure(error if self._has_sampled else _refused(error)))
-            running, self._running = [*self._running], {}
+            running, self._running, self._asked = [*self._running], {}, {}
             self._engine.abort_request([str(id_) for id_ in running])
 
     def _answer(self, request: Request) -> None:
@@ -141,9 +145,13 @@ class EngineHost:
 
     def _submit(self, request: Submit) -> None:
         for asked in request.requests:
-            tokens = {"prompt_token_ids": list(asked.token_ids)}
-            self._engine.add_request(str(asked.id), tokens, self._params(asked), lora_request=self._adapter)
-            self._running[asked.id] = [[(0, self._version)] for _ in range(asked.n)]
+            self._begin(asked, 1)
+
+    def _begin(self, asked: TokenRequest, attempt: int) -> None:
+        tokens = {"prompt_token_ids": list(asked.token_ids)}
+        self._engine.add_request(str(asked.id), tokens, self._params(asked), lora_request=self._adapter)
+        self._running[asked.id] = [[(0, self._version)] for _ in range(asked.n)]
+        self._asked[asked.id] = asked, attempt
 
     def _step(self) -> None:
         """One token more of everything that runs; what is complete is sent."""
@@ -156,6 +164,11 @@ class EngineHost:
     def _finish(self, output: Any, *, is_aborted: bool = False) -> None:
         id_ = int(output.request_id)
         versions = self._running.pop(id_)
+        asked, attempt = self._asked.pop(id_)
+        if any(part.finish_reason == "error" for part in output.outputs) and not is_aborted and attempt < _ATTEMPTS:
+            sys.stderr.write(f"vLLM failed on request {id_}; attempt {attempt + 1} of {_ATTEMPTS}\n")
+            self._begin(asked, attempt + 1)  # it calls such a failure one of the request alone
+            return
         outputs = sorted(output.outputs, key=lambda completion: int(completion.index))
         finished = _FINISHED | ({"abort": "abort"} if is_aborted else {})
         completions = tuple(_completion(*each, finished) for each in zip(outputs, versions, strict=True))
@@ -290,6 +303,8 @@ def _completion(output: Any, versions: Sequence[tuple[int, int]], finished: Mapp
         versions: the position of the first token of each version of the weights, and the version.
         finished: the ends that it may have, by vLLM's names.
     """
+    if output.finish_reason == "error":
+        raise SamplerError(f"vLLM failed on a request {_ATTEMPTS} times (finish reason 'error'); its log says why")
     if output.finish_reason not in finished:
         said = f" ({output.stop_reason})" if output.stop_reason else ""
         raise SamplerError(

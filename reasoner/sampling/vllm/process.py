@@ -36,9 +36,12 @@ _ATTEMPTS = 2
 _CLOSE_WITHIN = 10.0
 """seconds for a polite end before the host is killed"""
 PATIENCE_S = 600.0
-"""seconds without a token after which an engine that samples counts as hung"""
+"""seconds without a token after which an engine that samples counts as hung; without any work, one that was asked for
+something else"""
 _LOOK_EVERY = 5.0
-"""seconds between looks at that"""
+"""seconds between looks at that, and at whether it works at what it was asked for"""
+_ANSWER_LIMIT = 3600.0
+"""seconds that an answer may take, whatever the host does"""
 _LOG_TAIL = 3000
 """characters of the host's log in an error"""
 
@@ -62,6 +65,8 @@ class EngineProcess:
         self._heard = time.monotonic()
         """when anything was last said, by either side"""
         self._is_calling = False
+        self._asked = ""
+        """what was last said to it"""
         self._reader = Thread(target=self._read, name="replies of vLLM", daemon=True)
         self.description = self._launch(start)
         self._reader.start()
@@ -131,7 +136,7 @@ class EngineProcess:
         """
         if not self.is_open:
             raise SamplerError(f"this sampler is closed, and was asked for {type(request).__name__}; open another")
-        self._heard = time.monotonic()
+        self._heard, self._asked = time.monotonic(), type(request).__name__
         try:
             with self._sending:
                 self._connection.send(request)
@@ -159,13 +164,35 @@ class EngineProcess:
             SamplerError: as `call`.
         """
         self._is_calling = True
-        while not isinstance(reply := self._replies.get(), Done):
+        while not isinstance(reply := self._reply_in_time(), Done):
             if isinstance(reply, Completed):
                 self._completed.append(reply)
             else:
                 self._raise_unless_working(reply)
         self._is_calling = False
         return reply.value
+
+    def _reply_in_time(self) -> Reply | Exception:
+        """What the host says next, to a call: it works as long as it takes processor time or reads.
+
+        Raises:
+            SamplerError: it does nothing for too long, or takes longer than anything can.
+        """
+        asked = advanced = time.monotonic()
+        done_before = 0.0
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._replies.get(timeout=_LOOK_EVERY)
+            now, done = time.monotonic(), _work_done(self._process.pid)
+            if done != done_before:
+                advanced, done_before = now, done
+            if now - advanced > PATIENCE_S or now - asked > _ANSWER_LIMIT:
+                self._dump_stacks()
+                raise SamplerError(
+                    f"vLLM has not answered {self._asked} for {now - asked:.0f} s, and did nothing for the last "
+                    f"{now - advanced:.0f} s: it hangs. The stacks of its threads are in {self._log_file}; resume the "
+                    f"run.{self._tail()}"
+                )
 
     def completed(self, timeout_s: float | None) -> Completed | None:
         """The next request that is complete; None: none is after so many seconds.
