@@ -69,11 +69,11 @@ def metrics() -> str:
 
 def found(name: str) -> str:
     """What a script in scripts/ found and wrote: validate_gro, bench_scoring.py, bench_math.py, try_attacks.py,
-    bench_checkpoint.py, bench_step_cost.py."""
+    try_shortcuts.py, bench_checkpoint.py, bench_step_cost.py."""
     return (DOCS / "validation" / f"{name}.md").read_text(encoding="utf-8").partition("\n")[2]
 
 
-def attacks() -> str:
+def shortcuts() -> str:
     """One row per attack that `reasoner rewards attack` tries."""
     tried = [*fixed_attacks()]
     for problem in EXAMPLES:
@@ -225,6 +225,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "scoring": partial(found, "scoring"),
     "mathematics": partial(found, "math"),
     "attacks": partial(found, "attacks"),
+    "shortcuts": shortcuts,
+    "shortcuts_found": partial(found, "shortcuts"),
     "models": lambda: models_table.table(models_table.read()),
     "checkpoints": partial(found, "checkpoints"),
     "step_cost": partial(found, "step_cost"),

@@ -31,7 +31,7 @@ from transformers import AutoConfig
 
 from reasoner.distributed.sharding import rows_by_group
 from reasoner.errors import MissingDependencyError, ReasonerError
-from reasoner.learning.model.policy import TorchPolicy
+from reasoner.learning.model.policy import ModelOptions, TorchPolicy
 from reasoner.loading import load_config
 from reasoner.models.weight_files import read_shapes
 from reasoner.pipeline import train
@@ -228,7 +228,7 @@ def plain_logprobs(model: Any, group: Group) -> list[Tensor]:
 
 
 def _policy(folder: Path) -> TorchPolicy:
-    return TorchPolicy(folder, device="cpu", dtype="float32", token_budget=400, logit_chunk=64)
+    return TorchPolicy(folder, ModelOptions(device="cpu", dtype="float32", token_budget=400, logit_chunk=64))
 
 
 def _gradient_gap(learned: Any, plain: Any) -> float:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from reasoner.benchmarks.parts import BenchmarkPart
 from reasoner.errors import DataError, MissingDependencyError, SamplerError, UserError
-from reasoner.learning.model.policy import TorchPolicy
+from reasoner.learning.model.policy import ModelOptions, TorchPolicy
 from reasoner.models.size import ModelSize
 from reasoner.processes.machine import GIB, free_memory
 from reasoner.sampling.base import Sampler
@@ -77,8 +77,7 @@ def check_engine(part: BenchmarkPart, sampler: Sampler, longest: int, say: Calla
 
 def _plain(part: BenchmarkPart, device: str, longest: int) -> TorchPolicy:
     config = part.config
-    policy = TorchPolicy(
-        part.resources.folder,
+    options = ModelOptions(
         device=device,
         dtype=config.model.dtype,
         token_budget=config.learning.token_budget,
@@ -86,6 +85,7 @@ def _plain(part: BenchmarkPart, device: str, longest: int) -> TorchPolicy:
         trust_remote_code=config.model.trust_remote_code,
         autocast=False,
     )
+    policy = TorchPolicy(part.resources.folder, options)
     if part.resources.decisions.engine in ("vllm", "servers"):
         policy.rotate_as_vllm(longest)
     return policy

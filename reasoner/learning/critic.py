@@ -14,6 +14,7 @@ and all make the same step.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from reasoner.learning.batching.weighing import WeightedLoss, weigh_batch
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.model.backbone import Backbone
 from reasoner.learning.model.model_weights import Dtype
+from reasoner.learning.model.options import ModelOptions
 from reasoner.learning.optimizer import TRAINED, Optimizer, trained_weights
 from reasoner.learning.sequence_parallel import SequenceRanks
 from reasoner.models.tensor_files import io_errors
@@ -72,18 +74,9 @@ class TorchCritic:
         Raises:
             UserError: the saved value head belongs to another model.
         """
-        self.backbone = Backbone(
-            folder,
-            device=device,
-            dtype=dtype,
-            token_budget=config.token_budget,
-            packing=config.packing,
-            share_prompts=config.share_prompts,
-            gradient_checkpointing=bool(config.gradient_checkpointing),
-            trust_remote_code=trust_remote_code,
-            weights=trained_weights(checkpoint),
-            sequence=SequenceRanks.of(ranks),
-        )
+        options = ModelOptions.of(config, device, dtype, trust_remote_code=trust_remote_code)
+        options = replace(options, weights=trained_weights(checkpoint), sequence=SequenceRanks.of(ranks))
+        self.backbone = Backbone(folder, options)
         model = self.backbone.model
         self.head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=model.device, dtype=model.dtype)
         _fill(self.head, (trained_weights(checkpoint) or Path(folder)) / HEAD_FILE)

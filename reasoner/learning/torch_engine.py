@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -19,6 +20,7 @@ from reasoner.learning.batching.packing import MicroBatch
 from reasoner.learning.batching.weighing import WeightedLoss, weigh_batch
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.model.model_weights import Dtype
+from reasoner.learning.model.options import ModelOptions
 from reasoner.learning.model.policy import TorchPolicy
 from reasoner.learning.optimizer import TRAINED, Optimizer, trained_weights
 from reasoner.records import Group, Response
@@ -51,19 +53,8 @@ class TorchLearner:
             checkpoint: folder in which `checkpoint` wrote; the learner resumes from it.
             lora: train an adapter with the rest frozen; None: all weights.
         """
-        self.policy = TorchPolicy(
-            folder,
-            device=device,
-            dtype=dtype,
-            token_budget=config.token_budget,
-            logit_chunk=config.logit_chunk,
-            packing=config.packing,
-            share_prompts=config.share_prompts,
-            gradient_checkpointing=bool(config.gradient_checkpointing),
-            trust_remote_code=trust_remote_code,
-            weights=trained_weights(checkpoint),
-            lora=lora,
-        )
+        options = ModelOptions.of(config, device, dtype, trust_remote_code=trust_remote_code)
+        self.policy = TorchPolicy(folder, replace(options, weights=trained_weights(checkpoint), lora=lora))
         if config.router_loss:
             self.policy.watch_routers()
         self._config = config

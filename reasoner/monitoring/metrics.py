@@ -57,7 +57,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("tools/failed", "share", "results of tools that are errors: the tool raised, took too long, or its worker "
         "died"),
     Metric("tools/seconds", "s", "time in tools per response"),
-    Metric("environment/failed", "share", "responses whose environment could not go on, so that they abstained"),
+    Metric("environment/failed", "share", "responses whose environment failed, so that they abstained"),
     Metric("response/staleness", "count", "optimiser steps between sampling a response that is trained on and its "
         "first update, of its oldest token (sampling.max_staleness)"),
     Metric("response/weights_changed", "share", "responses during which the sampler's weights changed "

@@ -32,6 +32,7 @@ from reasoner.planning.describe import describe_offline, describe_plan
 from reasoner.planning.estimate import RunEstimate
 from reasoner.planning.memory import Need, needs
 from reasoner.planning.sources import (
+    SourcesRendered,
     check_problems_of,
     format_facts,
     open_formats,
@@ -142,20 +143,16 @@ def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, 
     if checks is None:
         checks = check_problems_of(config, manager, data.splits)
     facts = {**describe_plan(resolved, data.splits, decisions, training=training), **checks}
-    facts |= references_of(config, manager, data.splits)
-    facts |= {f"data.{source}": describe_offline(config, source, offline) for source, offline in data.offline.items()}
-    facts |= {"hub": offline_fact()} if offline_fact() else {}
+    facts |= _data_facts(config, manager, data)
     facts |= renderer.facts() | format_facts(config, turn_formats)
     if engine:
         facts["responses end"] = response_end(config, tokenizer, renderer, folder)
-    critic = config.critic.path if training and config.gro.needs_critic else None
-    critic_folder = resolve_model(critic) if critic else folder
-    if training and config.gro.needs_critic:
-        check_weights(critic_folder, config.model.trust_remote_code, head=False)
+    has_critic = training and config.gro.needs_critic
+    critic_folder = _critic_folder(config, folder) if has_critic else folder
     teacher_folder = _teacher_folder(config, folder, tokenizer) if training else folder
     sequences = [*_sequences([*data.held_out, *data.train], data.offline)]
     check_token_ids(folder, tokenizer, sequences)
-    if critic:
+    if has_critic and config.critic.path:
         check_token_ids(critic_folder, tokenizer, sequences, "critic.path")
     if training and config.teacher.path:
         check_token_ids(teacher_folder, tokenizer, sequences, "teacher.path")
@@ -178,6 +175,24 @@ def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, 
         turn_end=renderer.turn_end(),
         turn_formats=turn_formats,
     )
+
+
+def _data_facts(config: Config, manager: pluggy.PluginManager, data: SourcesRendered) -> dict[str, str]:
+    """How the references are read, what the offline data are, and whether the hub is left out."""
+    facts = {**references_of(config, manager, data.splits)}
+    facts |= {f"data.{source}": describe_offline(config, source, offline) for source, offline in data.offline.items()}
+    return facts | ({"hub": offline_fact()} if offline_fact() else {})
+
+
+def _critic_folder(config: Config, folder: Path) -> Path:
+    """The folder of the critic's initial weights: the model's where `critic.path` names none.
+
+    Raises:
+        UserError: there is no such model, or its weights cannot be loaded.
+    """
+    critic_folder = resolve_model(config.critic.path) if config.critic.path else folder
+    check_weights(critic_folder, config.model.trust_remote_code, head=False)
+    return critic_folder
 
 
 def _teacher_folder(config: Config, folder: Path, tokenizer: Any) -> Path:

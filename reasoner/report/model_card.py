@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -94,7 +95,7 @@ def _copy(files: Iterable[Path], folder: Path) -> None:
 
 def _write_trained(run: SavedRun, model: RunModel, folder: Path) -> None:
     """Write what training would have saved after the step: a checkpoint has float32 numbers, or an adapter alone."""
-    from reasoner.learning.model.policy import TorchPolicy
+    from reasoner.learning.model.policy import ModelOptions, TorchPolicy
 
     try:
         config = PolicyConfig.model_validate(run.config["model"])
@@ -111,17 +112,9 @@ def _write_trained(run: SavedRun, model: RunModel, folder: Path) -> None:
                 f"{run.folder} has trained an adapter of {base}, and that model has changed since:\n  "
                 + "\n  ".join(changed)
             )
-    learning = LearningConfig()  # of the forward pass, which is not made
-    policy = TorchPolicy(
-        base,
-        device="cpu",
-        dtype=config.dtype,
-        token_budget=learning.token_budget,
-        logit_chunk=learning.logit_chunk,
-        trust_remote_code=config.trust_remote_code,
-        weights=model.folder,
-        lora=lora,
-    )
+    # no forward pass is made, so it does not matter what `[learning]` says of one
+    options = ModelOptions.of(LearningConfig(), "cpu", config.dtype, trust_remote_code=config.trust_remote_code)
+    policy = TorchPolicy(base, replace(options, weights=model.folder, lora=lora))
     policy.weights.save(folder)
 
 

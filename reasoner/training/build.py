@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -28,7 +28,7 @@ from reasoner.learning.adapter import Adapted, WithoutAdapter
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.factory import open_learner
 from reasoner.learning.model.backbone import Backbone
-from reasoner.learning.model.policy import TorchPolicy
+from reasoner.learning.model.policy import ModelOptions, TorchPolicy
 from reasoner.learning.sequence_parallel import SequenceRanks
 from reasoner.loading import Resolved, to_toml
 from reasoner.monitoring.alarms import AlarmMonitor
@@ -435,19 +435,16 @@ def _build_teacher(base: _Base, initial: LogprobModel | None, stack: ExitStack) 
 def _frozen_policy(base: _Base, folder: Path, dtype: Literal["float32", "bfloat16"]) -> TorchPolicy:
     """A model that gives log-probabilities and is not trained."""
     config = base.config
+    options = replace(
+        ModelOptions.of(
+            config.learning, base.decisions.device, dtype, trust_remote_code=config.model.trust_remote_code
+        ),
+        gradient_checkpointing=False,
+        autocast=base.decisions.learner == "torch",
+        sequence=SequenceRanks.of(base.ranks),
+    )
     with base.ranks.in_turn():
-        policy = TorchPolicy(
-            folder,
-            device=base.decisions.device,
-            dtype=dtype,
-            token_budget=config.learning.token_budget,
-            logit_chunk=config.learning.logit_chunk,
-            packing=config.learning.packing,
-            share_prompts=config.learning.share_prompts,
-            trust_remote_code=config.model.trust_remote_code,
-            autocast=base.decisions.learner == "torch",
-            sequence=SequenceRanks.of(base.ranks),
-        )
+        policy = TorchPolicy(folder, options)
         policy.freeze()
         return policy
 

@@ -56,6 +56,8 @@ def test_there_are_tables() -> None:
         "embedded",
         "evening",
         "scoring",
+        "shortcuts",
+        "shortcuts_found",
         "mathematics",
         "hooks",
         "records",

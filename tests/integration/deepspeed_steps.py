@@ -36,7 +36,7 @@ from reasoner.learning.adapter import WithoutAdapter
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.deepspeed.engine import DeepspeedLearner, _deepspeed
 from reasoner.learning.learner import Learner, PerturbableLearner, WeightFunction
-from reasoner.learning.model.policy import Dtype, TorchPolicy
+from reasoner.learning.model.policy import Dtype, ModelOptions, TorchPolicy
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.models.tensor_files import read_files
 from reasoner.records import Batch, Group, ScoredGroup
@@ -211,7 +211,7 @@ def first_moments(named: Sequence[tuple[str, Tensor]], state: Callable[[Tensor],
 def teacher_of(model: Path) -> TorchPolicy:
     """The model beside it, frozen."""
     teacher = model.with_name("teacher")
-    return TorchPolicy(teacher, device="cpu", dtype="float32", token_budget=60, logit_chunk=5)
+    return TorchPolicy(teacher, ModelOptions(device="cpu", dtype="float32", token_budget=60, logit_chunk=5))
 
 
 def main(model: Path, output: Path) -> None:

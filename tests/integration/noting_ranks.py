@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reasoner import hookimpl
-from reasoner.learning.batching.packing import MicroBatch
-from reasoner.learning.deepspeed.engine import DeepspeedLearner
 
-if "RANK" in os.environ:
-    os.environ["NOTING_RANK"] = os.environ["RANK"]
-_RANK = os.environ.get("NOTING_RANK", "")
-"""this process's rank: the variable is not there any more where the file is executed again"""
-_rounds = DeepspeedLearner._rounds
+if TYPE_CHECKING:
+    from reasoner.learning.batching.packing import MicroBatch
+    from reasoner.learning.deepspeed.engine import DeepspeedLearner
+
+_RANK = os.environ.get("RANK", "")
+"""this process's; the launcher is none, and hosts of workers, which a rank starts later, do not get the variable"""
 
 
 def _note(what: str, value: object) -> None:
@@ -26,13 +26,21 @@ def _note(what: str, value: object) -> None:
         notes.write(f"{_RANK} {what} {value}\n")
 
 
-def rounds(learner: DeepspeedLearner, batches: Sequence[MicroBatch]) -> list[MicroBatch | None]:
-    _note("batches", len(batches))
-    return _rounds(learner, batches)
+def note_batches() -> None:
+    """For ranks: launcher and hosts execute this file, too, and would take seconds to import the learner."""
+    from reasoner.learning.deepspeed.engine import DeepspeedLearner
+
+    rounds = DeepspeedLearner._rounds
+
+    def noted(learner: DeepspeedLearner, batches: Sequence[MicroBatch]) -> list[MicroBatch | None]:
+        _note("batches", len(batches))
+        return rounds(learner, batches)
+
+    DeepspeedLearner._rounds = noted  # type: ignore[assignment, method-assign]
 
 
-if _rounds.__name__ != "rounds":
-    DeepspeedLearner._rounds = rounds  # type: ignore[assignment, method-assign]
+if _RANK:
+    note_batches()
 
 
 @hookimpl

@@ -6,17 +6,16 @@ import os
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from reasoner.distributed import ranks
-from reasoner.gro.weights import Weights
-from reasoner.training.update import Objective
+    from reasoner.gro.weights import Weights
+    from reasoner.training.update import Objective
 
-if "RANK" in os.environ:  # it is not there any more where this file is executed again
-    os.environ["STOPPING_RANK"] = os.environ["RANK"]
-_RANK, _WHAT = os.environ.get("STOPPING_RANK", ""), os.environ["RANK_ONE"]
-_weigh = Objective.__call__
+_RANK, _WHAT = os.environ.get("RANK", ""), os.environ["RANK_ONE"]
+"""RANK is this process's: the launcher has none, and hosts of workers, which a rank starts later, do not get it"""
 
 
 def never_comes() -> None:
@@ -24,16 +23,28 @@ def never_comes() -> None:
         time.sleep(0.1)
 
 
-def stopping(objective: Objective, rows: Sequence[int], logprobs_RT: Tensor, entropies_RT: Tensor | None) -> Weights:
-    """Where the other rank waits in a collective of DeepSpeed's."""
-    if _WHAT == "sleeps":
-        ranks.PATIENCE = timedelta(seconds=4)
-        ranks.share_patience()
-    if _RANK == "1":
-        if _WHAT == "raises":
-            raise ZeroDivisionError("only here")
-        never_comes()
-    return _weigh(objective, rows, logprobs_RT, entropies_RT)
+def stop_updates() -> None:
+    """For ranks: launcher and hosts execute this file, too, and would take seconds to import the learner."""
+    from reasoner.distributed import ranks
+    from reasoner.training.update import Objective
+
+    weigh = Objective.__call__
+
+    def stopping(
+        objective: Objective, rows: Sequence[int], logprobs_RT: Tensor, entropies_RT: Tensor | None
+    ) -> Weights:
+        """Where the other rank waits in a collective of DeepSpeed's."""
+        if _WHAT == "sleeps":
+            ranks.PATIENCE = timedelta(seconds=4)
+            ranks.share_patience()
+        if _RANK == "1":
+            if _WHAT == "raises":
+                raise ZeroDivisionError("only here")
+            never_comes()
+        return weigh(objective, rows, logprobs_RT, entropies_RT)
+
+    Objective.__call__ = stopping  # type: ignore[assignment, method-assign]
 
 
-Objective.__call__ = stopping  # type: ignore[assignment, method-assign]
+if _RANK:
+    stop_updates()

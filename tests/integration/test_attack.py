@@ -75,6 +75,10 @@ def honest_judge(body: Mapping[str, Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def reports() -> Mapping[str, AttackReport]:
+    return attacked()
+
+
+def attacked() -> Mapping[str, AttackReport]:
     """What each source paid. One service has them all; the texts that test size are smaller than a megabyte: that
     every source copes with one is in the contract."""
     result = runpy.run_path(str(ROOT / "scripts" / "reward_server.py"))["result"]

@@ -25,7 +25,7 @@ from reasoner.learning.batching.packing import MicroBatch, PackedSequence
 from reasoner.learning.batching.shapes import Segments, SequenceShape
 from reasoner.learning.model import attention
 from reasoner.learning.model.attention import described_kernel, packed_attention
-from reasoner.learning.model.policy import TorchPolicy
+from reasoner.learning.model.policy import ModelOptions, TorchPolicy
 from tests.ragged import ragged_groups
 from tests.tiny import build_tiny_model
 
@@ -278,7 +278,7 @@ def _with_segments(inputs: ModelInputs) -> ModelInputs:
 def test_a_model_gives_the_same_by_segment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Through transformers: the segments reach every layer, and log-probabilities are those by sequence."""
     options: dict[str, Any] = {"token_budget": 200, "logit_chunk": 64, "share_prompts": "always"}
-    policy = TorchPolicy(build_tiny_model(tmp_path), device="cpu", dtype="float64", **options)
+    policy = TorchPolicy(build_tiny_model(tmp_path), ModelOptions(device="cpu", dtype="float64", **options))
     groups = ragged_groups()
     expected = policy.logprobs(groups, 1.0)
     used: list[Segments] = []

@@ -120,6 +120,69 @@ def test_what_shows_a_task_shows_a_mixture_as_run_takes_it(cli: Cli) -> None:
     assert json.loads(planned.out)["longest_context"] > 0
 
 
+PART = """
+model.path = "embedded:smollm2-135m-instruct"
+data.train.path = "{name}.jsonl"
+data.eval.path = "{name}-eval.jsonl"
+data.overlap = "allow"
+rewards = [{{ source = "math" }}]
+gro.preset = "grpo"
+evaluation.correct = "math"
+learning.problems_per_step = 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "one.toml", "aime24", "--dry-run"), "mixture.aime24: the task only evaluates: data.train is not set"),
+        (
+            ("run", "one.toml", "two.toml", "--dry-run", "--set", "mixture.two.data.train.path=more/one.jsonl"),
+            "mixture: one and two both have a problem 'one:0' in data.train",
+        ),
+        (
+            (
+                *("run", "one.toml", "two.toml", "--dry-run", "--set", "mixture.two.rewards=[{source = 'mth'}]"),
+                *("--set", "mixture.two.evaluation.correct=mth"),
+            ),
+            "mixture.two.rewards[0].source: there is no reward source 'mth'. Did you mean 'math'?",
+        ),
+        (
+            ("run", "one.toml", "two.toml", "--dry-run", "--set", "mixture.two.data.train.columns.answer=reward.truht"),
+            "mixture.two: data.train.columns.answer = 'reward.truht': none of the 3 rows has it",
+        ),
+        (
+            ("run", "one.toml", "two.toml", "--dry-run", "--set", "mixture.two.data.trian.limit=3"),
+            "mixture.two.data.trian (--set): unknown key. Did you mean 'train'?",
+        ),
+        (("eval", "one.toml", "aime244"), "there is no task 'aime244'. Did you mean 'aime24'?"),
+        (("eval", "one.toml", "one.toml"), "is named twice; name each task once"),
+    ],
+)
+def test_a_mixture_or_an_evaluation_that_cannot_be_is_one_message_before_anything_is_loaded(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: str
+) -> None:
+    def loaded(*_: object, **__: object) -> None:
+        raise AssertionError("something was loaded")
+
+    for name in ("planning.rehearsal.open_tokenizer_alone", "planning.resources.resolve_model"):
+        monkeypatch.setattr(f"reasoner.{name}", loaded)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "more").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.toml").write_text(PART.format(name=name))
+        for file in (f"{name}.jsonl", f"{name}-eval.jsonl", f"more/{name}.jsonl"):
+            rows = [{"question": f"{file} {n}?", "answer": "1", "reward": {"truth": "1"}} for n in range(3)]
+            (tmp_path / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outcome = cli(*arguments)
+    assert outcome.code == 2
+    text = " ".join(outcome.err.split())
+    assert said in text
+    assert text.count("error:") == 1
+    if "truht" in said:
+        assert "Did you mean 'reward.truth'?" in text
+
+
 @pytest.mark.parametrize("command", [("config", "show"), ("tasks", "show"), ("plan",)], ids=lambda words: words[0])
 @pytest.mark.parametrize(
     ("tasks", "said"),

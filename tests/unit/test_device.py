@@ -11,7 +11,7 @@ import torch
 from reasoner.learning import device as learning_device
 from reasoner.learning.batching.logit_chunk import choose_logit_chunk
 from reasoner.learning.model import backbone
-from reasoner.learning.model.policy import TorchPolicy
+from reasoner.learning.model.policy import ModelOptions, TorchPolicy
 from reasoner.monitoring.step_metrics import memory_metrics
 from tests.tiny import build_tiny_model
 
@@ -30,7 +30,7 @@ def test_every_model_that_opens_prepares_its_device(monkeypatch: pytest.MonkeyPa
     """Learner, reference and critic are all built on the backbone."""
     told: list[str] = []
     monkeypatch.setattr(backbone, "prepare_device", told.append)
-    TorchPolicy(build_tiny_model(tmp_path), device="cpu", dtype="float32", token_budget=64, logit_chunk=8)
+    TorchPolicy(build_tiny_model(tmp_path), ModelOptions(device="cpu", dtype="float32", token_budget=64, logit_chunk=8))
     assert told == ["cpu"]
 
 
@@ -56,7 +56,7 @@ def test_the_peak_on_the_gpu_is_what_was_held_and_of_one_step(monkeypatch: pytes
 def test_more_logits_are_in_memory_at_once_on_a_larger_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """DeepSpeed moves the model to its device after it was loaded."""
     folder = build_tiny_model(tmp_path)
-    policy = TorchPolicy(folder, device="cpu", dtype="float32", token_budget=64, logit_chunk=None)
+    policy = TorchPolicy(folder, ModelOptions(device="cpu", dtype="float32", token_budget=64, logit_chunk=None))
     assert policy._chunk == 256
     size = SimpleNamespace(total_memory=2048 * 4 * policy.model.config.vocab_size * 50)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: size)

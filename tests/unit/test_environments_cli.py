@@ -77,14 +77,32 @@ def test_the_built_in_ones_keep_the_contract() -> None:
     assert "FAIL  plays the given turns to the end: 1 turns, reward 0.36907: it goes on" in lines
 
 
-def test_what_was_not_checked_is_not_called_ok(cli: Cli) -> None:
+GRUMPY = '''
+from reasoner import ToolError, hookimpl, tool
+
+@tool("grumpy")
+def grumpy(text: str) -> str:
+    """It refuses everything."""
+    raise ToolError("no")
+
+@hookimpl
+def register_tools():
+    return [grumpy]
+'''
+
+
+def test_what_was_not_checked_is_not_called_ok(cli: Cli, tmp_path: Path) -> None:
     """An environment that needs fields of its problem, and a tool that answers nothing made up."""
     checked = cli("plugins", "check", "guess-number")
     assert checked.code == 0
     assert "- starts: not checked: it refuses a problem without fields" in " ".join(checked.out.split())
     assert "- copes with unicode: not checked" in " ".join(checked.out.split())
     assert "Not everything was checked of guess-number" in checked.out
-    assert check_tool(calculator).unreached == ("has a result",)
+    plugin = tmp_path / "grumpy.py"
+    plugin.write_text(GRUMPY)
+    checked = cli("plugins", "check", str(plugin))
+    assert checked.code == 0
+    assert "- has a result: not checked: it refuses all made-up arguments" in " ".join(checked.out.split())
     assert "Not everything" not in cli("plugins", "check", "boxed_format").out
 
 

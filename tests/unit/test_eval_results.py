@@ -21,7 +21,7 @@ from reasoner.config.decisions import Decisions, SamplerEngine
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.errors import SamplerError
 from reasoner.evaluation.metrics import Criterion, Evaluation, summarise
-from reasoner.learning.model.policy import TorchPolicy
+from reasoner.learning.model.policy import ModelOptions, TorchPolicy
 from reasoner.loading import load_config
 from reasoner.models.model_config import context_of
 from reasoner.models.run_models import record_step
@@ -195,7 +195,7 @@ def test_the_plain_forward_pass_rotates_as_the_engine_that_is_compared_with_it(
     folder = build("phi3-longrope", tmp_path)
     config = load_config("math-500", "gpu", sets=["model.dtype=float32", f"model.path={folder}"]).config
     groups = ragged_groups((20, 30), 2, 12)
-    policy = TorchPolicy(folder, device="cpu", dtype="float32", token_budget=512, logit_chunk=256)
+    policy = TorchPolicy(folder, ModelOptions(device="cpu", dtype="float32", token_budget=512, logit_chunk=256))
     policy.rotate_as_vllm(65)
     logprobs = iter(policy.logprobs(groups, 1.0))
     sampled = [

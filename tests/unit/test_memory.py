@@ -14,7 +14,7 @@ from torch import Tensor
 from reasoner.config import Config, LoraConfig
 from reasoner.distributed.sharding import rows_by_group
 from reasoner.errors import UserError
-from reasoner.learning.model.policy import TorchPolicy
+from reasoner.learning.model.policy import ModelOptions, TorchPolicy
 from reasoner.loading import load_config
 from reasoner.models import tensor_files as weights
 from reasoner.models.size import ModelSize, find_size
@@ -84,7 +84,7 @@ def gb(parts: object) -> dict[str, float]:
 
 def test_the_size_of_a_model_is_read_without_loading_it(tmp_path: Path) -> None:
     folder = build_tiny_model(tmp_path / "tiny", tied=False)
-    policy = TorchPolicy(folder, device="cpu", dtype="float32", token_budget=64, logit_chunk=64)
+    policy = TorchPolicy(folder, ModelOptions(device="cpu", dtype="float32", token_budget=64, logit_chunk=64))
     parameters = sum(p.numel() for p in policy.model.parameters())
     expected = ModelSize(
         parameters,
@@ -123,7 +123,9 @@ def test_a_model_whose_size_cannot_be_known_is_refused(tmp_path: Path, monkeypat
 def test_an_adapter_is_counted_as_peft_makes_it(tmp_path: Path, targets: list[str]) -> None:
     lora = LoraConfig(rank=4, targets=targets)
     folder = build_tiny_model(tmp_path / "tiny", tied=False)
-    policy = TorchPolicy(folder, device="cpu", dtype="float32", token_budget=64, logit_chunk=64, lora=lora)
+    policy = TorchPolicy(
+        folder, ModelOptions(device="cpu", dtype="float32", token_budget=64, logit_chunk=64, lora=lora)
+    )
     assert ModelSize.of(folder, lora).trained == sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
 
 
@@ -362,13 +364,15 @@ def test_activations_are_what_autograd_keeps(tmp_path: Path, sets: tuple[str, ..
     folder = build_tiny_model(tmp_path / "tiny")
     policy = TorchPolicy(
         folder,
-        device="cpu",
-        dtype=dtype,  # type: ignore[arg-type]
-        token_budget=4096,
-        logit_chunk=64,
-        share_prompts=configured.learning.share_prompts,
-        autocast=configured.learner == "torch",
-        lora=configured.lora,
+        ModelOptions(
+            device="cpu",
+            dtype=dtype,  # type: ignore[arg-type]
+            token_budget=4096,
+            logit_chunk=64,
+            share_prompts=configured.learning.share_prompts,
+            autocast=configured.learner == "torch",
+            lora=configured.lora,
+        ),
     )
     groups = [make_group(f"p{number}", [5] * 24, [[7] * 40] * 4) for number in range(4)]
     (batch,) = policy.packing.micro_batches(rows_by_group(groups))

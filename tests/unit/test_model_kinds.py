@@ -16,7 +16,7 @@ from reasoner.errors import RunError, UserError
 from reasoner.learning.batching.packing import Layout, Sharing
 from reasoner.learning.model import attention
 from reasoner.learning.model.backbone import _recompute
-from reasoner.learning.model.policy import TorchPolicy
+from reasoner.learning.model.policy import ModelOptions, TorchPolicy
 from reasoner.records import Group
 from tests.architectures import build
 from tests.ragged import make_group, ragged_groups
@@ -29,7 +29,7 @@ SHORT_FIRST = [*ragged_groups((3, 9), 2, 8), *ragged_groups((60, 30), 3, 60, see
 
 def make_policy(folder: Path, **options: Any) -> TorchPolicy:
     values: dict[str, Any] = {"token_budget": 500, "logit_chunk": 64} | options
-    return TorchPolicy(folder, device="cpu", dtype="float32", **values)
+    return TorchPolicy(folder, ModelOptions(device="cpu", dtype="float32", **values))
 
 
 def plain_logprobs(folder: Path, groups: Sequence[Group]) -> Sequence[Sequence[float]]:
@@ -209,7 +209,7 @@ def test_a_frozen_model_takes_less_and_gives_the_same_bits(name: str, tmp_path: 
     """Linear layers are multiplied in bfloat16 anyway; norms, embeddings and what recurrent layers compute with their
     weights beside that stay as they are."""
     values: dict[str, Any] = {"token_budget": 500, "logit_chunk": 64, "autocast": True}
-    policy = TorchPolicy(build(name, tmp_path), device="cpu", dtype="bfloat16", **values)
+    policy = TorchPolicy(build(name, tmp_path), ModelOptions(device="cpu", dtype="bfloat16", **values))
     groups = ragged_groups((9, 4), 2, 12)
     before, size = policy.logprobs(groups, 1.0), _bytes(policy)
     policy.freeze()
@@ -225,7 +225,8 @@ def _bytes(policy: TorchPolicy) -> int:
 
 def test_a_linear_layer_that_is_multiplied_in_float32_stays(tmp_path: Path) -> None:
     policy = TorchPolicy(
-        build("llama", tmp_path), device="cpu", dtype="bfloat16", token_budget=500, logit_chunk=64, autocast=True
+        build("llama", tmp_path),
+        ModelOptions(device="cpu", dtype="bfloat16", token_budget=500, logit_chunk=64, autocast=True),
     )
     wide = policy.model.model.layers[0].mlp.gate_proj
 

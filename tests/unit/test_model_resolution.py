@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
 from reasoner.errors import DataError, MissingDependencyError, UserError
-from reasoner.learning.model.policy import TorchPolicy
+from reasoner.learning.model.policy import ModelOptions, TorchPolicy
 from reasoner.models import embedded as embedded_models
 from reasoner.models.embedded import Embedded, embedded_gguf
 from reasoner.models.hub import hub_reachable, offline_fact
@@ -88,7 +88,7 @@ def test_pickled_weights_are_refused_and_never_loaded(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"only pytorch_model.bin. Pickled weights are not read: they can run any code"):
         resolve_model(str(folder))
     for load in (
-        lambda: TorchPolicy(folder, device="cpu", dtype="float32", token_budget=64, logit_chunk=64),
+        lambda: TorchPolicy(folder, ModelOptions(device="cpu", dtype="float32", token_budget=64, logit_chunk=64)),
         lambda: HfSampler(folder, "float32", "cpu", 64, 8, trust_remote_code=False),
     ):
         with pytest.raises(DataError, match="from safetensors files alone"):

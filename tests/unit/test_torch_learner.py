@@ -27,7 +27,7 @@ from reasoner.gro.weights import Weights
 from reasoner.learning.batching.packing import Sharing
 from reasoner.learning.learner import StepResult, WeightFunction
 from reasoner.learning.model import attention
-from reasoner.learning.model.policy import Dtype, Packing, TorchPolicy
+from reasoner.learning.model.policy import Dtype, ModelOptions, Packing, TorchPolicy
 from reasoner.learning.schedule import learning_rate
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.models.tensor_files import Digest, read_weights
@@ -75,7 +75,7 @@ def make_learner(folder: Path, dtype: Dtype = "float64", total_steps: int = 10, 
 
 def make_policy(folder: Path, dtype: Dtype = "float64", **options: Any) -> TorchPolicy:
     values: dict[str, Any] = {"token_budget": 60, "logit_chunk": 5} | options
-    return TorchPolicy(folder, device="cpu", dtype=dtype, **values)
+    return TorchPolicy(folder, ModelOptions(device="cpu", dtype=dtype, **values))
 
 
 def load_plain(folder: Path, attention: str | None = None) -> Any:

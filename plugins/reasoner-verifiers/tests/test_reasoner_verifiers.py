@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import reasoner_verifiers
-from reasoner import ConfigError, DataError, MissingDependencyError, Problem, Score
+from reasoner import ConfigError, DataError, MissingDependencyError, Problem, Score, UserError
 from reasoner.testing import Case, check_source, make_problem, make_response
 
 pytest.importorskip("verifiers.v1", reason="the package verifiers is not installed")
@@ -127,9 +127,9 @@ def test_what_is_no_task_of_it_is_the_problems_fault() -> None:
 
 def test_it_says_what_it_will_judge_by() -> None:
     assert source.ready({"taskset": "toy_sums"}) == "taskset toy_sums: right, short"
-    with pytest.raises(ConfigError, match="verifiers finds no taskset 'toy_sum'"):
+    with pytest.raises(UserError, match="verifiers finds no taskset 'toy_sum'"):
         source.ready({"taskset": "toy_sum"})
-    with pytest.raises(ConfigError, match="the taskset 'toy_sums' refuses mots = 3"):
+    with pytest.raises(UserError, match="the taskset 'toy_sums' refuses mots = 3"):
         source.ready({"taskset": "toy_sums", "config": {"mots": 3}})
 
 
@@ -154,13 +154,13 @@ def test_what_needs_more_than_one_turn_is_refused_by_name(folder: Path, why: str
     (folder / f"{name}.py").write_text(SUMS.replace(*BROKEN[why]))
     with pytest.raises(ConfigError, match=f"the taskset '{name}' {why}.*plugins new NAME --environment"):
         problems(1, taskset=name)
-    with pytest.raises(ConfigError, match=why):
+    with pytest.raises(UserError, match=why):
         source.ready({"taskset": name})
 
 
 def test_a_task_that_somebody_else_opens_is_refused(folder: Path) -> None:
     (folder / "toy_silent.py").write_text(SUMS.replace('prompt=f"{number} + 1 = ?", ', ""))
-    with pytest.raises(DataError, match="taskset 'toy_silent', task 0 has no prompt"):
+    with pytest.raises(DataError, match=r"taskset 'toy_silent', task \d has no prompt"):
         problems(1, taskset="toy_silent")
 
 

@@ -141,7 +141,10 @@ def check(
             unreached += [item.name] if checklist.unreached else []
     if unreached:
         console.print(
-            Text(f"\nNot everything was checked of {', '.join(unreached)}: give problems of its kind, --cases FILE.")
+            Text(
+                f"\nNot everything was checked of {', '.join(unreached)}: the lines with '-' say why; --cases FILE "
+                "gives problems of its kind."
+            )
         )
     if failed:
         console.print(Text(f"\nThe contract is broken by {', '.join(failed)}.", style="bold red"))

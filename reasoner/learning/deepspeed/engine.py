@@ -21,6 +21,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -40,6 +41,7 @@ from reasoner.learning.deepspeed.state import exact_weight, moments, restore, re
 from reasoner.learning.device import prepare_device
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.model.model_weights import Dtype, Fetch
+from reasoner.learning.model.options import ModelOptions
 from reasoner.learning.model.policy import ModelOutputs, TorchPolicy
 from reasoner.learning.optimizer import STEM, TRAINED, load_version, save_version, skip_reason, trained_weights
 from reasoner.learning.schedule import learning_rate
@@ -88,22 +90,16 @@ class DeepspeedLearner:
         """
         settings = deepspeed_settings(config, dtype, device)
         deepspeed = _deepspeed(device)
+        at_first = "cpu" if config.deepspeed.zero_stage == 3 else device  # 3 has no GPU hold all of it
+        options = replace(
+            ModelOptions.of(config, at_first, dtype, trust_remote_code=trust_remote_code),
+            autocast=False,
+            weights=trained_weights(checkpoint),
+            lora=lora,
+            sequence=SequenceRanks.of(ranks),
+        )
         with ranks.in_turn():
-            self.policy = TorchPolicy(
-                folder,
-                device="cpu" if config.deepspeed.zero_stage == 3 else device,  # 3 has no GPU hold all of it
-                dtype=dtype,
-                token_budget=config.token_budget,
-                logit_chunk=config.logit_chunk,
-                packing=config.packing,
-                share_prompts=config.share_prompts,
-                gradient_checkpointing=bool(config.gradient_checkpointing),
-                trust_remote_code=trust_remote_code,
-                autocast=False,
-                weights=trained_weights(checkpoint),
-                lora=lora,
-                sequence=SequenceRanks.of(ranks),
-            )
+            self.policy = TorchPolicy(folder, options)
         if config.router_loss:
             self.policy.watch_routers()
         self.version = 0

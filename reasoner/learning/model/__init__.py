@@ -2,6 +2,7 @@
 
 Input: packed tokens. Output: log-probabilities with their gradient.
 
+    options.py                  how a model is loaded, and how sequences go through it
     backbone.py                 tokens to hidden states
     model_weights.py            the weights in memory, read and written
     attention.py, rotary.py     attention within rows of a flat sequence; frequencies that depend on a row's length

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from reasoner.config import LoraConfig
 from reasoner.distributed.sharding import GroupRows
 from reasoner.errors import RunError, UserError
 from reasoner.learning.adapter import adapted, add_adapter, load_adapter
@@ -38,9 +37,10 @@ from reasoner.learning.batching.packing import (
 from reasoner.learning.device import prepare_device
 from reasoner.learning.model.attention import IMPLEMENTATION, CannotPackError, described_kernel
 from reasoner.learning.model.model_weights import Dtype, ModelWeights
+from reasoner.learning.model.options import ModelOptions
 from reasoner.learning.model.rotary import rotate_as_vllm, separate_sequences
 from reasoner.learning.perturbing import Gather, perturbed
-from reasoner.learning.sequence_parallel import WHOLE, SequenceRanks
+from reasoner.models.checkpoint_names import CheckpointNames
 from reasoner.models.files import ModelFiles
 from reasoner.models.loading import load_model
 from reasoner.models.model_config import attention_of
@@ -81,86 +81,62 @@ class Packing:
 class Backbone:
     """A loaded model and how sequences go through it."""
 
-    def __init__(
-        self,
-        folder: str | Path,
-        *,
-        device: str,
-        dtype: Dtype,
-        token_budget: int,
-        packing: Layout = "auto",
-        share_prompts: Sharing = "auto",
-        gradient_checkpointing: bool = False,
-        trust_remote_code: bool = False,
-        output_layer: bool = False,
-        autocast: bool = True,
-        weights: Path | None = None,
-        lora: LoraConfig | None = None,
-        sequence: SequenceRanks = WHOLE,
-    ) -> None:
+    def __init__(self, folder: str | Path, options: ModelOptions, *, output_layer: bool = False) -> None:
         """Load the model.
 
         Args:
             folder: model in Hugging Face format.
-            device: a torch device, `cpu` or `cuda`.
-            dtype: number format of the forward pass; float64 is for tests.
-            token_budget: tokens per micro-batch.
-            packing: whether sequences are laid one after the other without padding; `auto`: where the model can.
-            share_prompts: whether a group's prompt goes through the model once.
-            gradient_checkpointing: recompute activations in the backward pass.
-            trust_remote_code: run Python code that comes with the model.
             output_layer: load the whole language model, not only what gives its hidden states.
-            autocast: with bfloat16, keep float32 parameters; otherwise the parameters are bfloat16 too.
-            weights: a folder that `ModelWeights.write_checkpoint` wrote: the weights, or those of the adapter, are read
-                from it, and everything else from `folder`; None: all from `folder`.
-            lora: freeze the model and put an adapter into it, which is published alone with `handover = "adapter"`;
-                None: without.
-            sequence: the ranks that put every row through the model together; a row has `token_budget` tokens for each.
 
         Raises:
             UserError: this model cannot be packed although `packing` is `packed` or rows are shared, or its prompts not
                 be shared although `share_prompts` is `always`.
         """
-        self.device = torch.device(device)
-        prepare_device(device)
+        self.device = torch.device(options.device)
+        prepare_device(options.device)
         # transformers imports DeepSpeed, where it is installed, to save a model; it would look for a GPU and complain.
         os.environ.setdefault("DS_ACCELERATOR", self.device.type)
-        self.dtype = dtype
-        self._autocast = autocast and dtype == "bfloat16"
+        self.dtype = options.dtype
+        self._autocast = options.autocast and options.dtype == "bfloat16"
         self._folder = Path(folder)
         self._compared: float = 0
         """tokens of the longest sequence whose packed and plain forward passes were compared"""
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        self._lora = options.lora
+        names, files = self._load(options, output_layer=output_layer)
+        # before DeepSpeed shards them
+        self.weights = ModelWeights(self.model, names, files, options.dtype, options.lora)
+        self._by_length = separate_sequences(self.model)
+        self._plain_attention = self.model.config._attn_implementation
+        self.model.eval()
+        self._sequence = options.sequence
+        token_budget = options.token_budget * options.sequence.count
+        self.packing = self._choose_packing(options.packing, options.share_prompts, token_budget)
+        if options.sequence.count > 1:
+            self._check_sequence()
+        if options.gradient_checkpointing:
+            _recompute(self.model)
+
+    def _load(self, options: ModelOptions, *, output_layer: bool) -> tuple[CheckpointNames, ModelFiles]:
+        """Load the weights into `model`, with the adapter; the names of its tensors, and its files for saving."""
+        config = AutoConfig.from_pretrained(self._folder, trust_remote_code=options.trust_remote_code)
         _without_dropout(config)
         loaded = load_model(
             self._folder,
             device=self.device,
-            dtype=torch.float32 if self._autocast else getattr(torch, dtype),
-            trust_remote_code=trust_remote_code,
+            dtype=torch.float32 if self._autocast else getattr(torch, options.dtype),
+            trust_remote_code=options.trust_remote_code,
             head=output_layer,
-            weights=None if lora else weights,
+            weights=None if options.lora else options.weights,
             config=config,
             attn_implementation=attention_of(config),
         )
         self.model: Any = loaded.model
-        self._lora = lora
-        if lora is not None:
-            add_adapter(self.model, lora)
-            if weights is not None:
-                load_adapter(self.model, weights)
-        files = ModelFiles(
-            self._folder, loaded.skeleton.generation, None if output_layer else type(self.model).__name__
-        )
-        self.weights = ModelWeights(self.model, loaded.names, files, dtype, lora)  # before DeepSpeed shards them
-        self._by_length = separate_sequences(self.model)
-        self._plain_attention = self.model.config._attn_implementation
-        self.model.eval()
-        self._sequence = sequence
-        self.packing = self._choose_packing(packing, share_prompts, token_budget * sequence.count)
-        if sequence.count > 1:
-            self._check_sequence()
-        if gradient_checkpointing:
-            _recompute(self.model)
+        if options.lora is not None:
+            add_adapter(self.model, options.lora)
+            if options.weights is not None:
+                load_adapter(self.model, options.weights)
+        head = None if output_layer else type(self.model).__name__
+        return loaded.names, ModelFiles(self._folder, loaded.skeleton.generation, head)
 
     @property
     def description(self) -> str:

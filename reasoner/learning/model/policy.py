@@ -11,20 +11,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from reasoner.config import LoraConfig
 from reasoner.distributed.sharding import GroupRows, rows_by_group
 from reasoner.learning.batching.inputs import ModelInputs
 from reasoner.learning.batching.logit_chunk import choose_logit_chunk
-from reasoner.learning.batching.packing import Layout, MicroBatch, PackedSequence, Sharing
+from reasoner.learning.batching.packing import MicroBatch, PackedSequence
 from reasoner.learning.device import device_bytes
 from reasoner.learning.model.backbone import Backbone, Packing
 from reasoner.learning.model.logprobs import head_of, token_logprobs
 from reasoner.learning.model.model_weights import Dtype
+from reasoner.learning.model.options import ModelOptions
 from reasoner.learning.model.routing import Routed, Routers, balance
-from reasoner.learning.sequence_parallel import WHOLE, SequenceRanks
 from reasoner.records import Group
 
-__all__ = ["Dtype", "Packing", "TorchPolicy"]
+__all__ = ["Dtype", "ModelOptions", "Packing", "TorchPolicy"]
 
 ModelOutputs = tuple[Tensor, Tensor | None, Tensor | None]
 """(S,) log-probabilities, (S,) entropies, (R,) balance of the routers; None: not asked for."""
@@ -35,61 +34,15 @@ COMPARED_TOKENS = 64
 class TorchPolicy(Backbone):
     """A transformers model and the log-probabilities that it gives to responses."""
 
-    def __init__(
-        self,
-        folder: str | Path,
-        *,
-        device: str,
-        dtype: Dtype,
-        token_budget: int,
-        logit_chunk: int | None,
-        packing: Layout = "auto",
-        share_prompts: Sharing = "auto",
-        gradient_checkpointing: bool = False,
-        trust_remote_code: bool = False,
-        autocast: bool = True,
-        weights: Path | None = None,
-        lora: LoraConfig | None = None,
-        sequence: SequenceRanks = WHOLE,
-    ) -> None:
-        """Load the model.
-
-        Args:
-            folder: model in Hugging Face format.
-            device: a torch device, `cpu` or `cuda`.
-            dtype: number format of the forward pass; float64 is for tests.
-            token_budget: tokens per micro-batch.
-            logit_chunk: response positions whose logits are in memory at once; None: as many as suit the device.
-            packing: whether sequences are laid one after the other without padding; `auto`: where the model can.
-            share_prompts: whether a group's prompt goes through the model once.
-            gradient_checkpointing: recompute activations in the backward pass.
-            trust_remote_code: run Python code that comes with the model.
-            autocast: with bfloat16, keep float32 parameters; otherwise the parameters are bfloat16 too.
-            weights: a folder that `ModelWeights.write_checkpoint` wrote: the weights, or those of the adapter, are read
-                from it; None: from `folder`.
-            lora: freeze the model and put an adapter into it; None: without.
-            sequence: the ranks that put every row through the model together.
+    def __init__(self, folder: str | Path, options: ModelOptions) -> None:
+        """Load the model in `folder`, in Hugging Face format.
 
         Raises:
             UserError: this model cannot be packed although `packing` is `packed` or rows are shared, or its prompts not
                 be shared although `share_prompts` is `always`, or it has no linear output layer.
         """
-        super().__init__(
-            folder,
-            device=device,
-            dtype=dtype,
-            token_budget=token_budget,
-            packing=packing,
-            share_prompts=share_prompts,
-            gradient_checkpointing=gradient_checkpointing,
-            trust_remote_code=trust_remote_code,
-            output_layer=True,
-            autocast=autocast,
-            weights=weights,
-            lora=lora,
-            sequence=sequence,
-        )
-        self._logit_chunk = logit_chunk
+        super().__init__(folder, options, output_layer=True)
+        self._logit_chunk = options.logit_chunk
         self.head = head_of(self.model)
         self._routers: Routers | None = None
 

@@ -1,0 +1,58 @@
+"""How a model is loaded and how sequences go through it: the same for policies, references, teachers and critics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from reasoner.config import LearningConfig, LoraConfig
+from reasoner.learning.batching.packing import Layout, Sharing
+from reasoner.learning.model.model_weights import Dtype
+from reasoner.learning.sequence_parallel import WHOLE, SequenceRanks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """What `Backbone` and `TorchPolicy` are built with, besides the model's folder."""
+
+    device: str
+    """A torch device, `cpu` or `cuda`."""
+    dtype: Dtype
+    """Number format of the forward pass; float64 is for tests."""
+    token_budget: int
+    """Tokens per micro-batch."""
+    logit_chunk: int | None = None
+    """Response positions whose logits are in memory at once; None: as many as suit the device."""
+    packing: Layout = "auto"
+    """Whether sequences are laid one after the other without padding; `auto`: where the model can."""
+    share_prompts: Sharing = "auto"
+    """Whether a group's prompt goes through the model once."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+    autocast: bool = True
+    """With bfloat16, keep float32 parameters; otherwise the parameters are bfloat16 too."""
+    weights: Path | None = None
+    """A folder that `ModelWeights.write_checkpoint` wrote: the weights, or those of the adapter, are read from it, and
+    everything else from the model's folder; None: all from the model's folder."""
+    lora: LoraConfig | None = None
+    """Freeze the model and put an adapter into it, which is published alone with `handover = "adapter"`; None:
+    without."""
+    sequence: SequenceRanks = WHOLE
+    """The ranks that put every row through the model together; a row has `token_budget` tokens for each."""
+
+    @classmethod
+    def of(cls, config: LearningConfig, device: str, dtype: Dtype, *, trust_remote_code: bool) -> Self:
+        """Those of a model that is trained as `[learning]` says."""
+        return cls(
+            device=device,
+            dtype=dtype,
+            token_budget=config.token_budget,
+            logit_chunk=config.logit_chunk,
+            packing=config.packing,
+            share_prompts=config.share_prompts,
+            gradient_checkpointing=bool(config.gradient_checkpointing),
+            trust_remote_code=trust_remote_code,
+        )
