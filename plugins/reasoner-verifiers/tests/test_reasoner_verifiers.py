@@ -160,7 +160,7 @@ def test_what_needs_more_than_one_turn_is_refused_by_name(folder: Path, why: str
 
 def test_a_task_that_somebody_else_opens_is_refused(folder: Path) -> None:
     (folder / "toy_silent.py").write_text(SUMS.replace('prompt=f"{number} + 1 = ?", ', ""))
-    with pytest.raises(DataError, match="taskset 'toy_silent', task 0 has no prompt"):
+    with pytest.raises(DataError, match=r"taskset 'toy_silent', task \d has no prompt"):
         problems(1, taskset="toy_silent")
 
 
