@@ -345,22 +345,59 @@ def test_an_environment_that_does_not_come_back_to_the_same_state_makes_the_resp
     assert [session.closed for session in others.sessions] == [1, 1]
 
 
-def test_an_environment_that_fails_on_its_way_back_is_a_recorded_failure() -> None:
+def _crash(session: FakeSession, turn: Turn, seen: Observation) -> Observation:
+    raise EnvironmentFailedError(Failure("environment", "crash", "gone", 0.0))
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [
+        FakeEnvironments(_crash),
+        FakeEnvironments(failure=EnvironmentFailedError(Failure("environment", "crash", "gone", 0.0))),
+        FakeEnvironments(opening=(Message("user", "x" * 4096 + "gone"),)),
+    ],
+    ids=["at a turn", "at its start", "another opening"],
+)
+def test_an_environment_that_fails_on_its_way_back_is_a_recorded_failure(failing: FakeEnvironments) -> None:
+    """The turn that was interrupted ends where it was, and is a turn like the others."""
     sampler, _ = interrupted(FakeEnvironments())
     kept = sampler.kept
     sampler.close()
-
-    def react(session: FakeSession, turn: Turn, seen: Observation) -> Observation:
-        raise EnvironmentFailedError(Failure("environment", "crash", "gone", 0.0))
-
-    with TrajectorySampler(FakeTokens(turns, TOKENIZER, (END,))).interacting(
-        interaction(FakeEnvironments(react))
-    ) as resumed:
+    with TrajectorySampler(FakeTokens(turns, TOKENIZER, (END,))).interacting(interaction(failing)) as resumed:
         resumed.keep(kept)
         [response] = finish(resumed).responses
+    [partial] = kept[0].partial
     assert response.failure
-    assert response.failure.message == "gone"
-    assert len(response.token_ids) == len(kept[0].partial[0].token_ids)
+    assert response.failure.message == "gone" or "different ways" in response.failure.message
+    assert response.token_ids == partial.token_ids
+    check(response)
+    written = len(partial.token_ids) - partial.turns[-1].end
+    assert [turn.text for turn in response.turns] == ["<t>1+2</t>", "3", "x" * written]
+    assert response.turns[-1].calls == ()
+    assert response.turns[-1].seconds == partial.turn_seconds > 0
+    assert response.text == "x" * written
+
+
+def test_an_environment_that_fails_before_a_turn_begins_anew_adds_none() -> None:
+    sampler, _ = interrupted(FakeEnvironments())
+    [group] = sampler.kept
+    sampler.close()
+    [partial] = group.partial
+    end = partial.turns[-1].end
+    cut = replace(
+        partial,
+        token_ids=partial.token_ids[:end],
+        policy_mask=partial.policy_mask[:end],
+        sampler_logprobs=partial.sampler_logprobs[:end],
+        turn_seconds=0.0,
+    )
+    with TrajectorySampler(FakeTokens(turns, TOKENIZER, (END,))).interacting(
+        interaction(FakeEnvironments(_crash))
+    ) as resumed:
+        resumed.keep([replace(group, partial=(cut,))])
+        [response] = finish(resumed).responses
+    assert response.turns == partial.turns
+    check(response)
 
 
 def test_sessions_leave_half_of_the_places_to_others_and_those_that_are_closed_are_rebuilt() -> None:
