@@ -214,7 +214,7 @@ class Response:
     their version."""
     turns: tuple[Turn, ...] = ()
     """The turns of a response with tools or an environment, which cover all its tokens; empty: one generation without
-    either."""
+    either, or the environment failed before anything was sampled."""
     report: EnvironmentReport | None = None
     """What the environment reported; None: there is none."""
     carried_tokens: int = 0

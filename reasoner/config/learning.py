@@ -87,9 +87,9 @@ class LearningConfig(Section):
     """Tokens per packed micro-batch. It bounds memory and does not change the gradient; a longer row gets a micro-batch
     of its own."""
     router_loss: Annotated[float, Field(ge=0.0)] = 0.0
-    """Weight of the load-balancing loss of a mixture of experts: mean over the responses of E * sum_e f_e * P_e, with
-    the share f of a response's tokens that an expert got and its mean probability P (2101.03961, per response as in
-    2412.19437); 0 leaves routers to the objective alone."""
+    """Weight of the load-balancing loss of a mixture of experts: the mean, over the responses of a data source that an
+    update learns from, of E * sum_e f_e * P_e, with the share f of a response's tokens that an expert got and its mean
+    probability P (2101.03961, per response as in 2412.19437); 0 leaves routers to the objective alone."""
     sequence_parallel: Positive = 1
     """Neighbouring ranks that put every packed row through the model together, each a slice of it
     (DeepSpeed-Ulysses, 2309.14509): for responses whose activations one device cannot hold. A row then has

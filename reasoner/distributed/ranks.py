@@ -95,6 +95,10 @@ class Ranks:
 
         return all_gather(value, self.count, self.index, self.group)
 
+    def gather_shares(self, value: T) -> list[T]:
+        """The values of all shares of a batch: of neighbours that share rows, who have the same, that of the first."""
+        return self.gather(value)[:: self.per_row]
+
     def gather_first(self, value: T) -> list[T]:
         """The values of all ranks on the first one; the others send theirs and get their own alone."""
         if self.count == 1:

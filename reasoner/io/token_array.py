@@ -56,9 +56,10 @@ class TokenArray(Sequence[V]):
         return self._view.tobytes()
 
     @classmethod
-    def frombytes(cls, data: bytes | memoryview[int], kind: Kind) -> TokenArray[V]:
+    def frombytes(cls, data: bytes | memoryview[int] | PickleBuffer, kind: Kind) -> TokenArray[V]:
         """The inverse of `tobytes`."""
-        return cls(memoryview(data).cast(_FORMATS[kind]), kind)  # type: ignore[call-overload]
+        # by way of bytes: a buffer that pickle passes out of band comes with the format that it had
+        return cls(memoryview(data).cast("B").cast(_FORMATS[kind]), kind)  # type: ignore[call-overload]
 
     @classmethod
     def joined(cls, parts: Sequence[Sequence[V]], kind: Kind) -> TokenArray[V]:
@@ -126,10 +127,12 @@ def _view_of(values: Any, format_: str) -> Any:
         if values.ndim == 1 and values.format == format_ and values.contiguous:
             return values
         values = values.tolist()
-    if format_ == "?":
-        return memoryview(_flags(values)).cast("?")
     try:
-        return memoryview(array(format_, values))
+        # what can be read once only is read here; and `array` would take bytes for numbers of its own format
+        numbers = values if isinstance(values, list | tuple) else list(values)
+        if format_ == "?":
+            return memoryview(_flags(numbers)).cast("?")
+        return memoryview(array(format_, numbers))
     except (TypeError, OverflowError) as error:
         raise ValueError(f"not a number of the format {_KINDS[format_]}: {error}") from error
 
@@ -144,7 +147,7 @@ def _converted(values: Any, format_: str) -> Any:
         raise ValueError(f"numbers in one dimension are needed, got an array of the shape {numbers.shape}")
     if numbers.dtype != wanted and not np.can_cast(numbers.dtype, wanted, "same_kind"):
         raise ValueError(f"numbers of the format {_KINDS[format_]} are needed, got {numbers.dtype}")
-    if numbers.dtype.kind == "i" and numbers.dtype != wanted and (numbers != numbers.astype(wanted)).any():
+    if numbers.dtype.kind in "iu" and numbers.dtype != wanted and (numbers != numbers.astype(wanted)).any():
         raise ValueError(f"a number is too large for the format {_KINDS[format_]}")
     return np.ascontiguousarray(numbers, dtype=wanted).data
 

@@ -92,7 +92,7 @@ class TorchCritic:
         """Device, number format, packing and optimiser, for the log."""
         recompute = ", activations recomputed" if self._checkpointing else ""
         copies = f", a copy on each of {self._ranks.count} ranks" if self._ranks.count > 1 else ""
-        return f"{self.backbone.description}; value head; AdamW{recompute}{copies}"
+        return f"{self.backbone.description}; value head; {self._optimizer.name}{recompute}{copies}"
 
     @property
     def version(self) -> int:
@@ -128,8 +128,7 @@ class TorchCritic:
         batches = self.backbone.packing.micro_batches(share_of(selected, self._ranks))
         responses = [response for group in groups for response in group.responses]
         weighed = [self._accumulate_one(batch, responses, weights) for batch in batches]
-        of_ranks = self._ranks.gather(Accumulated.of(batches, weighed))
-        first, *others = of_ranks[:: self._ranks.per_row]  # neighbours that share rows report the same
+        first, *others = self._ranks.gather_shares(Accumulated.of(batches, weighed))
         return sum(others, first)
 
     def _accumulate_one(

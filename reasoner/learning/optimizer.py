@@ -25,6 +25,8 @@ STATE_FILE = "optimizer.json"
 STEM = "optimizer"
 """The start of the names of the files with the optimiser's tensors: `<what it is>/<parameter>`, with `exp_avg`,
 `exp_avg_sq` and `step` of AdamW, and what bitsandbytes keeps of its 8-bit form."""
+MOMENTS_8BIT = ("state1", "state2")
+"""The moments of bitsandbytes' AdamW: of a weight's shape, in numbers of 8 bits or, of small weights, of 32."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """The moments of AdamW by the names that torch and DeepSpeed give them."""
 
@@ -62,6 +64,12 @@ class Optimizer:
         self._parameters = list(self._named.values())
         self._adamw = _adamw(self._parameters, config, peak)
         self._losses: list[Tensor] = []
+
+    @property
+    def name(self) -> str:
+        """For the log."""
+        names = {"adamw": "AdamW", "adamw-8bit": "AdamW of 8 bits", "paged-adamw-8bit": "paged AdamW of 8 bits"}
+        return names[self._config.optimizer]
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss`."""
@@ -117,13 +125,21 @@ class Optimizer:
         for key, tensor in read_files(folder, f"{STEM}-*"):
             kind, _, name = key.partition("/")
             parameter = self._named.get(name)
-            if parameter is None or (kind in MOMENTS and parameter.shape != tensor.shape):
+            if parameter is None or (kind in (*MOMENTS, *MOMENTS_8BIT) and parameter.shape != tensor.shape):
                 raise RunError(
                     f"{folder} holds {key!r} of shape {list(tensor.shape)}, which is not of a parameter of the model "
                     "that is trained: the checkpoint was made with another model, or another version of transformers"
                 )
-            counts = kind == "step" and self._config.optimizer != "adamw"
-            self._adamw.state[parameter][kind] = int(tensor) if counts else tensor.to(parameter.device)
+            self._adamw.state[parameter][kind] = self._restored(kind, tensor, parameter)
+
+    def _restored(self, kind: str, tensor: Tensor, parameter: nn.Parameter) -> Tensor | int:
+        """A part of the state of a parameter, as the optimiser holds it."""
+        if kind == "step" and self._config.optimizer != "adamw":
+            return int(tensor)
+        if kind in MOMENTS_8BIT and self._config.optimizer == "paged-adamw-8bit":
+            buffer: Tensor = self._adamw.get_state_buffer(parameter, dtype=tensor.dtype)  # type: ignore[attr-defined]
+            return buffer.copy_(tensor)
+        return tensor.to(parameter.device)
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self._named.items():

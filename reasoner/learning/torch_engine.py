@@ -67,8 +67,7 @@ class TorchLearner:
     @property
     def description(self) -> str:
         recompute = ", activations recomputed" if self._config.gradient_checkpointing else ""
-        optimizer = {"adamw": "AdamW", "adamw-8bit": "AdamW of 8 bits", "paged-adamw-8bit": "paged AdamW of 8 bits"}
-        return f"{self.policy.description}; {optimizer[self._config.optimizer]}{recompute}"
+        return f"{self.policy.description}; {self._optimizer.name}{recompute}"
 
     @property
     def version(self) -> int:

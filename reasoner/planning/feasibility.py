@@ -28,6 +28,7 @@ def refuse_impossible(estimate: RunEstimate, nodes: int = 1) -> None:
     config, model, machine = estimate.config, estimate.model, estimate.machine
     reasons = [
         *_model_obstacles(config, model),
+        *_optimizer_obstacles(config, machine),
         *_sampler_obstacles(config, model),
         *_rank_obstacles(config, machine, nodes),
         *_gpu_obstacles(config, machine),
@@ -40,11 +41,23 @@ def _model_obstacles(config: Config, model: ModelSize) -> Iterator[str]:
     if config.learning.router_loss and not model.experts:
         name = model.architecture or "the model"
         yield f"learning.router_loss = {config.learning.router_loss:g}: {name} has no experts"
+    slices = config.learning.sequence_parallel
+    if model.heads % slices:
+        possible = [str(count) for count in range(1, model.heads + 1) if model.heads % count == 0]
+        yield (
+            f"learning.sequence_parallel = {slices}: {model.architecture or 'the model'} has {model.heads} attention "
+            f"heads, which {slices} ranks cannot share equally; possible: {', '.join(possible)}"
+        )
     if config.has_sampler and 0 < model.context < longest_sequence(config):
         yield (
             f"sampling.max_prompt_tokens + sampling.max_tokens is {longest_sequence(config)}, and the model knows "
             f"{model.context} positions: lower one of them"
         )
+
+
+def _optimizer_obstacles(config: Config, machine: Machine) -> Iterator[str]:
+    if config.learning.optimizer == "paged-adamw-8bit" and machine.device == "cpu":
+        yield "learning.optimizer = 'paged-adamw-8bit' moves moments off a GPU, and there is none: use 'adamw-8bit'"
 
 
 def _sampler_obstacles(config: Config, model: ModelSize) -> Iterator[str]:

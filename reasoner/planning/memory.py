@@ -6,7 +6,8 @@ bytes of a number in `model.dtype`.
     learner      weights, gradient, AdamW's two moments: 16 bytes per parameter, 10 with moments of 8 bits; with
                  DeepSpeed what docs/scaling.md says. With an adapter (`[lora]`): that for its parameters; the others
                  are frozen
-    reference    4 bytes per parameter; with DeepSpeed b; none with an adapter
+    reference    4 bytes per parameter, with bfloat16 2 for those of linear layers; with DeepSpeed b; none with an
+                 adapter
     teacher      the same, where it is another model and no server holds it
     critic       as a learner
     sampler      its own weights, and its KV cache: 2 K b per token and layer

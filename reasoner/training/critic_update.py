@@ -126,7 +126,7 @@ class _Regression:
 
     def join(self, ranks: Ranks) -> None:
         """Combine the losses of all ranks, each of which weighed its share of the mini-batch."""
-        self.loss = sum(ranks.gather(self.loss))
+        self.loss = sum(ranks.gather_shares(self.loss))
 
     def __call__(self, rows: Sequence[int], values_RT: Tensor, _: Tensor | None = None) -> Weights:
         width = values_RT.shape[1]

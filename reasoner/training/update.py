@@ -278,7 +278,7 @@ class Objective:
 
     def join(self, ranks: Ranks) -> None:
         """Combine the diagnostics of all ranks, each of which weighed its share of the mini-batch."""
-        of_ranks = ranks.gather((self.diagnostics, self.gap))
+        of_ranks = ranks.gather_shares((self.diagnostics, self.gap))
         names = dict.fromkeys(name for diagnostics, _ in of_ranks for name in diagnostics)
         self.diagnostics = {
             name: sum((diagnostics.get(name, Diagnostics()) for diagnostics, _ in of_ranks), Diagnostics())

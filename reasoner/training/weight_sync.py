@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["Gap", "Publisher", "SavedModel", "check_gap", "gap_limit", "gap_of", "hand_over", "verify_gap"]
 
 _LIMITS = {"float32": 1e-3, "bfloat16": 0.1}
+_LARGEST = 700.0
+"""nats of a gap above which e^u counts as infinite"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +53,18 @@ class Gap:
     @classmethod
     def between(cls, learner_S: ArrayLike, sampler_S: ArrayLike) -> Gap:
         """The gap over at least one token, from the two log-probabilities of each."""
-        u_S = np.subtract(learner_S, sampler_S, dtype=np.float64)
-        with np.errstate(over="ignore"):
-            k3_S = np.expm1(u_S) - u_S
-        return cls(
-            mean=sum_in_order(np.abs(u_S)) / len(u_S),
-            max=float(np.abs(u_S).max()),
-            k3=sum_in_order(k3_S) / len(u_S),
-            tokens=len(u_S),
-        )
+        # a token that one side holds impossible gives an infinite gap, and where both do a gap that is no number
+        with np.errstate(over="ignore", invalid="ignore"):
+            u_S = np.subtract(learner_S, sampler_S, dtype=np.float64)
+            # e^u itself is too large from u = 710 on, and inf - inf would be no number
+            bounded_S = np.minimum(u_S, _LARGEST)
+            k3_S = np.where(u_S > _LARGEST, np.inf, np.expm1(bounded_S) - bounded_S)
+            return cls(
+                mean=sum_in_order(np.abs(u_S)) / len(u_S),
+                max=float(np.abs(u_S).max()),
+                k3=sum_in_order(k3_S) / len(u_S),
+                tokens=len(u_S),
+            )
 
     def __add__(self, other: Gap) -> Gap:
         """The gap over both sets of tokens."""

@@ -178,6 +178,7 @@ class Trajectory:
             self._failure = Failure("environment", "invalid", str(error), 0.0)
         if finish is None:
             return transcript.partial(self.sample, self._rewards, self._parts)
+        transcript.break_off()  # where the environment could not be brought back to the middle of a turn
         if not transcript.token_ids:
             transcript.never_begun(self.engine.version)
         return transcript.response(finish, self._report())

@@ -122,13 +122,23 @@ class Transcript:
             if across is not None:
                 finish = across[1]
                 self._cut(first + across[0])
+        return self._close_turn(read if finish == "stop" else None), finish
+
+    def break_off(self) -> None:
+        """End the turn that was interrupted and will not be continued, if there is one: no calls are read in it."""
+        if self.turn_start < len(self.token_ids):
+            self._close_turn(None)
+
+    def _close_turn(self, read: Reader | None) -> Turn:
+        """Make a turn of what the policy wrote since the last one."""
+        first = self.turn_start
         written = self.token_ids[first:]
         text = self.reading.text(TokenArray.joined([self.prompt_ids, self.token_ids[:first]], "int32"), written)
-        calls = read(written, text) if read and finish == "stop" else ()
+        calls = read(written, text) if read else ()
         turn = Turn("assistant", first, len(self.token_ids), text, calls, seconds=self.turn_seconds)
         self.turns.append(turn)
         self.turn_seconds = 0.0
-        return turn, finish
+        return turn
 
     def begin_anew(self) -> None:
         """Give up all tokens."""

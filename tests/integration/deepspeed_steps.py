@@ -37,6 +37,7 @@ from reasoner.learning.critic import TorchCritic
 from reasoner.learning.deepspeed.engine import DeepspeedLearner, _deepspeed
 from reasoner.learning.learner import Learner, PerturbableLearner, WeightFunction
 from reasoner.learning.model.policy import Dtype, ModelOptions, TorchPolicy
+from reasoner.learning.sequence_parallel import SequenceRanks
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.models.tensor_files import read_files
 from reasoner.records import Batch, Group, ScoredGroup
@@ -120,6 +121,11 @@ def learning(**more: Any) -> LearningConfig:
     return LearningConfig(**values | more)
 
 
+def as_json(value: object) -> str:
+    """With arrays of tokens as lists."""
+    return json.dumps(value, default=list)
+
+
 def all_logprobs(policy: LogprobModel) -> list[list[float]]:
     """Of the responses of every batch."""
     return [[*row] for groups in BATCHES.values() for row in policy.logprobs(groups, TEMPERATURE)]
@@ -153,7 +159,7 @@ def record(learner: Any, first_gradient: Callable[[], dict[str, Tensor]], folder
     found = dict(read_files(published)) | {f"gradient:{key}": value for key, value in gradient.items()}
     facts = {"reports": reports, "logprobs": logprobs, "checksum": checksum, "version": learner.version}
     facts["perturbed"] = perturbed
-    save_file(found, folder / f"{name}.safetensors", {"facts": json.dumps(facts)})
+    save_file(found, folder / f"{name}.safetensors", {"facts": as_json(facts)})
 
 
 def perturb(learner: PerturbableLearner) -> list[list[list[float]]]:
@@ -180,7 +186,7 @@ def publish_on_a_full_disk(learner: Learner, output: Path) -> None:
         found = 0
     except OSError as error:
         found = error.errno or 0
-    (output / "facts.json").write_text(json.dumps([found, learner.publish(output)]))
+    (output / "facts.json").write_text(as_json([found, learner.publish(output)]))
 
 
 def go_on(learner: Learner, start: Callable[[Path], Learner], ranks: Ranks, output: Path, name: str) -> None:
@@ -192,7 +198,7 @@ def go_on(learner: Learner, start: Callable[[Path], Learner], ranks: Ranks, outp
     ranks.gather(None)  # it is written
     folder = output / f"rank-{ranks.index}"
     facts = [one_more(each, folder / f"{name}-{at}") for at, each in enumerate((learner, start(checkpoint)))]
-    (folder / f"{name}-resumed.json").write_text(json.dumps(facts))
+    (folder / f"{name}-resumed.json").write_text(as_json(facts))
 
 
 def one_more(learner: Learner, folder: Path) -> list[Any]:
@@ -208,10 +214,11 @@ def first_moments(named: Sequence[tuple[str, Tensor]], state: Callable[[Tensor],
     return {name: state(parameter).detach().float().cpu().clone() / 0.1 for name, parameter in named}
 
 
-def teacher_of(model: Path) -> TorchPolicy:
+def teacher_of(model: Path, ranks: Ranks) -> TorchPolicy:
     """The model beside it, frozen."""
-    teacher = model.with_name("teacher")
-    return TorchPolicy(teacher, ModelOptions(device="cpu", dtype="float32", token_budget=60, logit_chunk=5))
+    teacher, sequence = model.with_name("teacher"), SequenceRanks.of(ranks)
+    options = ModelOptions(device="cpu", dtype="float32", token_budget=60, logit_chunk=5, sequence=sequence)
+    return TorchPolicy(teacher, options)
 
 
 def main(model: Path, output: Path) -> None:
@@ -258,9 +265,12 @@ def rank(model: Path, output: Path) -> None:
             train_critic(model, ranks, output / f"rank-{ranks.index}")
         if ranks.count in (2, 3):
             config = learning(deepspeed={"zero_stage": 2})
-            taught = DeepspeedLearner(model, device="cpu", dtype="float32", config=config, total_steps=5, ranks=ranks)
-            teacher = ShardedPolicy(teacher_of(model), ranks)
-            learn_of_teacher(taught, teacher, ranks, output / f"rank-{ranks.index}")
+            for some, place in ((ranks, ""), (pairs, "rows"))[: 2 if ranks.count == 2 else 1]:
+                taught = DeepspeedLearner(
+                    model, device="cpu", dtype="float32", config=config, total_steps=5, ranks=some
+                )
+                teacher = ShardedPolicy(teacher_of(model, some), some)
+                learn_of_teacher(taught, teacher, some, output / f"rank-{ranks.index}" / place)
         if ranks.count % 2 == 0:
             train_critic(model, pairs, output / f"rank-{ranks.index}" / "rows")
         names = {1: ON_ONE_RANK, 2: tuple(SPREADS), 3: ON_THREE_RANKS, 4: ON_FOUR_RANKS}[ranks.count]
@@ -316,7 +326,7 @@ def train_critic(model: Path, ranks: Ranks, folder: Path) -> None:
     if ranks.first:
         critic.save(folder / "critic", exact=True)
     values = [row for groups in BATCHES.values() for row in critic.values(groups)]
-    (folder / "critic.json").write_text(json.dumps([reports, values, critic.version]))
+    (folder / "critic.json").write_text(as_json([reports, values, critic.version]))
 
 
 def learn_of_teacher(learner: Learner, teacher: LogprobModel, ranks: Ranks, folder: Path) -> None:
@@ -327,12 +337,14 @@ def learn_of_teacher(learner: Learner, teacher: LogprobModel, ranks: Ranks, fold
         scored = tuple(ScoredGroup(group, ((),) * (n := len(group.responses)), (None,) * n) for group in groups)
         batch = Batch(scored, old_logprobs=old, teacher_logprobs=taught, temperature=TEMPERATURE)
         report = update({"online": batch}, [OPD], learner, max_tokens=32, ranks=ranks)
-        found.append([taught, report.credits, report.weights, [step.grad_norm for step in report.steps]])
+        figures = {name: value for name, value in report.metrics.items() if name.startswith(("term/", "update/loss"))}
+        norms = [step.grad_norm for step in report.steps]
+        found.append([taught, report.credits, report.weights, norms, figures])
     folder.mkdir(parents=True, exist_ok=True)
     published = folder / "taught"
     published.mkdir()
     learner.publish(published)
-    (folder / "taught.json").write_text(json.dumps([found, learner.version]))
+    (folder / "taught.json").write_text(as_json([found, learner.version]))
 
 
 def to_returns(rows: Sequence[int], values_RT: Tensor, _: Tensor | None = None) -> Weights:

@@ -214,19 +214,22 @@ def test_a_teacher_on_several_ranks_gives_the_credit_and_the_steps_of_one(outcom
     """With uneven and empty shares of policy and teacher alike: the same gradients, and the same weights after them."""
     model = outcomes / "tiny"
     learner = TorchLearner(model, device="cpu", dtype="float32", config=learning(), total_steps=5)
-    learn_of_teacher(learner, teacher_of(model), ALONE, tmp_path)
+    learn_of_teacher(learner, teacher_of(model, ALONE), ALONE, tmp_path)
     batches, version = json.loads((tmp_path / "taught.json").read_text())
     assert version == len(batches) == 3
-    assert all(any(map(any, weights)) for _, _, weights, _ in batches)
-    for rank in ("two/rank-0", "two/rank-1", "three/rank-0", "three/rank-2"):
+    assert all(any(map(any, weights)) for _, _, weights, _, _ in batches)
+    for rank in ("two/rank-0", "two/rank-1", "three/rank-0", "three/rank-2", "two/rank-0/rows", "two/rank-1/rows"):
         got, done = json.loads((outcomes / rank / "taught.json").read_text())
         assert done == version
-        for (taught, credits, weights, norms), expected in zip(got, batches, strict=True):
-            assert largest_difference([taught, weights], [expected[0], expected[2]]) < 1e-4
+        for (taught, credits, weights, norms, figures), expected in zip(got, batches, strict=True):
+            assert largest_difference([taught], [expected[0]]) < 1e-4
+            if "rank-0" in rank:  # which writes them down
+                assert largest_difference([weights], [expected[2]]) < 1e-4
+            assert figures == pytest.approx(expected[4], rel=1e-3, abs=1e-4)
             assert credits == pytest.approx(expected[1], abs=1e-4)
             assert norms == pytest.approx(expected[3], rel=1e-5)
-    for ranks in ("two", "three"):
-        published = outcomes / ranks / "rank-0" / "taught"
+    for rank in ("two/rank-0", "three/rank-0", "two/rank-0/rows"):
+        published = outcomes / rank / "taught"
         assert distance(dict(read_files(published)), dict(read_files(tmp_path / "taught"))) < 1e-5
 
 

@@ -223,6 +223,11 @@ def test_disk_by_hand() -> None:
     ("sets", "model", "reason"),
     [
         (["learning.router_loss=0.01"], SEVEN, "learning.router_loss = 0.01: Qwen2 has no experts"),
+        (
+            ["run.ranks=8", "learning.sequence_parallel=8"],
+            SEVEN,
+            "Qwen2 has 28 attention heads, which 8 ranks cannot share equally; possible: 1, 2, 4, 7",
+        ),
         (["sampling.max_tokens=40000"], SEVEN, "40512, and the model knows 32768 positions"),
         (
             ["run.ranks=3", "sampling.tensor_parallel=3"],

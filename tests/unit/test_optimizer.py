@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reasoner.config import LearningConfig
+from reasoner.errors import RunError
 from reasoner.learning.optimizer import MOMENTS, Optimizer
 from reasoner.loading import load_config
 from reasoner.models.size import ModelSize
@@ -83,6 +84,16 @@ def test_the_moments_of_the_other_kind_are_not_taken(tmp_path: Path) -> None:
     names: set[str] = {key.partition("/")[0] for key, _ in before._tensors()}
     assert names.isdisjoint(MOMENTS)
     assert {"step", "state1", "state2"} <= names
+
+
+def test_moments_of_another_shape_are_refused(tmp_path: Path) -> None:
+    some = parameters()
+    before = optimizer("adamw-8bit", some)
+    steps(before, some, range(1))
+    before.save(tmp_path)
+    other = {**parameters(), "long": nn.Parameter(torch.zeros(20001))}
+    with pytest.raises(RunError, match=r"holds 'state1/long' of shape \[20000\]"):
+        optimizer("adamw-8bit", other).load(tmp_path)
 
 
 @pytest.mark.parametrize(("kind", "moments"), [("adamw", 8.0), ("adamw-8bit", 2.03125)])

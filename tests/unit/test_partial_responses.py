@@ -6,8 +6,11 @@ import asyncio
 import json
 import math
 import random
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,11 +35,12 @@ from reasoner.records import (
     PartialGroup,
     Problem,
     Prompt,
+    Receipt,
     Response,
     SamplingParams,
     Turn,
 )
-from reasoner.sampling.base import Oldest, TokenRequest
+from reasoner.sampling.base import Completed, Oldest, TokenRequest
 from reasoner.sampling.sharded import ShardedSampler
 from reasoner.scoring.sharded import ShardedScorer
 from reasoner.training.rollout import RolloutCollector
@@ -202,6 +206,41 @@ def test_an_engine_that_does_not_end_what_it_is_told_to_end_is_named_with_what_i
     service.abort = lambda ids: None  # type: ignore[method-assign]
 
 
+def test_weights_that_take_long_as_a_draw_ends_are_no_engine_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are given in the thread that would receive what was interrupted."""
+    monkeypatch.setattr(token_client, "ABORT_S", 0.4)
+    service = fake(a=[3], b=[60])
+    receive, load, queued = service.receive, service.load, threading.Event()
+    changes: list[Future[Receipt]] = []
+
+    def receive_and_change(timeout_s: float | None = None) -> Completed | None:
+        if (done := receive(timeout_s)) and not changes:  # the only group that is wanted is complete
+            changes.append(pool.submit(sampler.change, Path(), 7))
+            assert queued.wait(10)
+        return done
+
+    def load_slowly(folder: Path, version: int) -> Receipt:
+        time.sleep(1.2)
+        return load(folder, version)
+
+    service.receive, service.load = receive_and_change, load_slowly  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool, TrajectorySampler(service) as sampler:
+        submit = sampler._state.thread.submit
+
+        def note(work: Any, *args: Any) -> Any:
+            future = submit(work, *args)
+            if work == sampler._change:
+                queued.set()
+            return future
+
+        monkeypatch.setattr(sampler._state.thread, "submit", note)
+        assert names(some(sampler, [], ["a", "b"], 1, 1)) == ["a"]
+        assert changes[0].result(10).version == 7
+        [kept] = sampler.kept
+        assert len(kept.partial[0].token_ids) == 3
+        assert names(some(sampler, ["b"], [], 1, 1)) == ["b"]
+
+
 def test_an_engine_that_fails_names_what_it_was_sampling() -> None:
     service = fake(a=[30], b=[60])
 
@@ -345,22 +384,59 @@ def test_an_environment_that_does_not_come_back_to_the_same_state_makes_the_resp
     assert [session.closed for session in others.sessions] == [1, 1]
 
 
-def test_an_environment_that_fails_on_its_way_back_is_a_recorded_failure() -> None:
+def _crash(session: FakeSession, turn: Turn, seen: Observation) -> Observation:
+    raise EnvironmentFailedError(Failure("environment", "crash", "gone", 0.0))
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [
+        FakeEnvironments(_crash),
+        FakeEnvironments(failure=EnvironmentFailedError(Failure("environment", "crash", "gone", 0.0))),
+        FakeEnvironments(opening=(Message("user", "x" * 4096 + "gone"),)),
+    ],
+    ids=["at a turn", "at its start", "another opening"],
+)
+def test_an_environment_that_fails_on_its_way_back_is_a_recorded_failure(failing: FakeEnvironments) -> None:
+    """The turn that was interrupted ends where it was, and is a turn like the others."""
     sampler, _ = interrupted(FakeEnvironments())
     kept = sampler.kept
     sampler.close()
-
-    def react(session: FakeSession, turn: Turn, seen: Observation) -> Observation:
-        raise EnvironmentFailedError(Failure("environment", "crash", "gone", 0.0))
-
-    with TrajectorySampler(FakeTokens(turns, TOKENIZER, (END,))).interacting(
-        interaction(FakeEnvironments(react))
-    ) as resumed:
+    with TrajectorySampler(FakeTokens(turns, TOKENIZER, (END,))).interacting(interaction(failing)) as resumed:
         resumed.keep(kept)
         [response] = finish(resumed).responses
+    [partial] = kept[0].partial
     assert response.failure
-    assert response.failure.message == "gone"
-    assert len(response.token_ids) == len(kept[0].partial[0].token_ids)
+    assert response.failure.message == "gone" or "different ways" in response.failure.message
+    assert response.token_ids == partial.token_ids
+    check(response)
+    written = len(partial.token_ids) - partial.turns[-1].end
+    assert [turn.text for turn in response.turns] == ["<t>1+2</t>", "3", "x" * written]
+    assert response.turns[-1].calls == ()
+    assert response.turns[-1].seconds == partial.turn_seconds > 0
+    assert response.text == "x" * written
+
+
+def test_an_environment_that_fails_before_a_turn_begins_anew_adds_none() -> None:
+    sampler, _ = interrupted(FakeEnvironments())
+    [group] = sampler.kept
+    sampler.close()
+    [partial] = group.partial
+    end = partial.turns[-1].end
+    cut = replace(
+        partial,
+        token_ids=partial.token_ids[:end],
+        policy_mask=partial.policy_mask[:end],
+        sampler_logprobs=partial.sampler_logprobs[:end],
+        turn_seconds=0.0,
+    )
+    with TrajectorySampler(FakeTokens(turns, TOKENIZER, (END,))).interacting(
+        interaction(FakeEnvironments(_crash))
+    ) as resumed:
+        resumed.keep([replace(group, partial=(cut,))])
+        [response] = finish(resumed).responses
+    assert response.turns == partial.turns
+    check(response)
 
 
 def test_sessions_leave_half_of_the_places_to_others_and_those_that_are_closed_are_rebuilt() -> None:

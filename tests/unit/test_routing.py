@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from reasoner.config import LearningConfig
 from reasoner.errors import UserError
 from reasoner.gro.weights import Weights
-from reasoner.learning.model.routing import Routers
+from reasoner.learning.model.routing import Routers, balance
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.records import Group
 from tests.architectures import BY_NAME, build, random_model
@@ -38,6 +39,22 @@ def gradient_of(learner: TorchLearner, groups: Sequence[Group]) -> tuple[float, 
     return done.balance, {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in named}
 
 
+def router_inputs(model: Any, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The weight (E, H) of every router and the states (L, H) that it gets: not what transformers calls its logits."""
+    routed: list[tuple[Tensor, Tensor]] = []
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda module, inputs: routed.append((module.weight, inputs[0].flatten(0, -2)))
+        )
+        for module in model.modules()
+        if type(module).__name__.endswith("TopKRouter")
+    ]
+    model(input_ids=ids, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return routed
+
+
 def reference(learner: TorchLearner, groups: Sequence[Group]) -> tuple[float, dict[str, Tensor]]:
     """Response by response, layer by layer, expert by expert."""
     model = learner.policy.model
@@ -49,8 +66,8 @@ def reference(learner: TorchLearner, groups: Sequence[Group]) -> tuple[float, di
     with learner.policy.own_attention():
         for prompt, response in responses:
             ids = torch.tensor([[*prompt, *response[:-1]]])
-            for logits in model(input_ids=ids, output_router_logits=True, use_cache=False).router_logits:
-                own = logits[len(prompt) - 1 :]
+            for weight, hidden in router_inputs(model, ids):
+                own = hidden[len(prompt) - 1 :] @ weight.T
                 probabilities = own.softmax(1)
                 chosen = own.topk(choices, 1).indices
                 for expert in range(experts):
@@ -89,6 +106,18 @@ def test_without_a_weight_nothing_is_computed(tmp_path: Path) -> None:
     total, gradient = gradient_of(learner(build("mixtral", tmp_path), router_loss=0.0), GROUPS)
     assert total == 0.0
     assert not any(value.any() for value in gradient.values())
+
+
+def test_probabilities_that_are_called_logits_are_taken_as_they_are() -> None:
+    """As routers of some releases of transformers give them; near misses are logits."""
+    choices, lengths = torch.tensor([[0], [1], [0]]), (2, 1)
+    logits = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, 0.1], [1.0, 0.9, 0.8]])
+    expected = balance(logits, choices, lengths)
+    torch.testing.assert_close(balance(logits.softmax(1), choices, lengths), expected)
+    not_summing = torch.tensor([[0.5, 0.5, 0.2], [0.2, 0.3, 0.5], [1.0, 0.0, 0.0]])
+    not_positive = torch.tensor([[1.2, -0.2, 0.0], [0.2, 0.3, 0.5], [1.0, 0.0, 0.0]])
+    for near in (not_summing, not_positive):
+        torch.testing.assert_close(balance(near, choices, lengths), balance(near + 7.0, choices, lengths))
 
 
 def test_a_model_without_routers_is_refused(tmp_path: Path) -> None:

@@ -57,6 +57,31 @@ def test_what_it_is_made_of_makes_no_difference(kind: Kind, numbers: list[Any]) 
     assert TokenArray([], kind) == TokenArray.joined([], kind) == ()
 
 
+@pytest.mark.parametrize(("kind", "numbers"), KINDS)
+def test_what_can_be_read_once_is_read_once(kind: Kind, numbers: list[Any]) -> None:
+    assert TokenArray((number for number in numbers), kind) == numbers
+    assert TokenArray(map(type(numbers[0]), numbers), kind) == numbers
+
+
+def test_unsigned_numbers_that_fit_are_taken() -> None:
+    for format_ in (np.uint8, np.uint16, np.uint32, np.uint64):
+        assert TokenArray(np.array([0, 200], format_), "int32") == (0, 200)
+    assert TokenArray(np.array([2**31 - 1], np.uint32), "int32") == (2**31 - 1,)
+    assert TokenArray(b"\x01\xff", "int32") == (1, 255)  # the numbers, not the memory of one
+
+
+@pytest.mark.parametrize(("kind", "numbers"), KINDS)
+def test_its_numbers_are_pickled_out_of_band(kind: Kind, numbers: list[Any]) -> None:
+    values: TokenArray[Any] = TokenArray(numbers, kind)
+    for sent in (values, values[1:], values[:0]):
+        buffers: list[pickle.PickleBuffer] = []
+        data = pickle.dumps(sent, protocol=5, buffer_callback=buffers.append)
+        assert len(buffers) == 1
+        for given in (buffers, [buffer.raw() for buffer in buffers], [bytes(buffer.raw()) for buffer in buffers]):
+            back = pickle.loads(data, buffers=given)
+            assert (back, back.kind) == (sent, kind)
+
+
 def test_nothing_changes_it() -> None:
     values: TokenArray[int] = TokenArray([1, 2], "int32")
     for same in (
@@ -90,6 +115,14 @@ def test_numpy_reads_it_where_it_is() -> None:
         (["1"], "float32", "not a number of the format float32"),
         ([1, 0], "bool", "True and False are needed"),
         (np.array([2**31]), "int32", "a number is too large for the format int32"),
+        (np.array([2**31 + 5], np.uint32), "int32", "a number is too large for the format int32"),
+        (np.array([1, 2**32 + 5], np.uint64), "int32", "a number is too large for the format int32"),
+        (torch.tensor([2**32 + 5]), "int32", "a number is too large for the format int32"),
+        (memoryview(array("I", [2**31 + 5])), "int32", "not a number of the format int32"),
+        (array("I", [2**31 + 5]), "int32", "not a number of the format int32"),
+        ((number for number in [2**31]), "int32", "not a number of the format int32"),
+        ((flag for flag in [True, 1]), "bool", "True and False are needed"),
+        (5, "bool", "not a number of the format bool"),
         (np.array([1.5]), "int32", "numbers of the format int32 are needed, got float64"),
         (np.array([1]), "bool", "numbers of the format bool are needed, got int64"),
         (np.zeros((2, 2), np.float32), "float32", "one dimension"),

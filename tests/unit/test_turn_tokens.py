@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,11 +27,6 @@ from tests import tool_templates as public
 from tests.tool_templates import tool_tokenizer
 
 MISTRAL_VERSIONS = ("v3", "v7", "v13")
-PUBLISHED = {
-    file.stem: file.read_text(encoding="utf-8")
-    for file in sorted(Path(__file__).parents[1].joinpath("published_templates").glob("*.jinja"))
-}
-"""by file name, templates byte for byte as models have them; those above and below are written anew"""
 TEMPLATES = {
     "Llama 3": public.LLAMA_3,
     "Qwen 2.5": public.QWEN_25,
@@ -49,7 +43,6 @@ TEMPLATES = {
     "DeepSeek R1": public.DEEPSEEK_R1,
     "GLM 4.5": public.GLM_45,
     **{f"Mistral's own {version}": version for version in MISTRAL_VERSIONS},
-    **PUBLISHED,
 }
 DIALECTS = {
     "Llama 3": "llama",
@@ -63,11 +56,8 @@ DIALECTS = {
     "DeepSeek R1": "deepseek",
     "GLM 4.5": "glm",
     **{f"Mistral's own {version}": "mistral" for version in MISTRAL_VERSIONS},
-    "qwen2_5": "hermes",
-    "qwen3": "hermes",
-    "qwen3_instruct_2507": "hermes",
 }
-THINKING = ("Qwen 3", "DeepSeek R1", "DeepSeek V3", "qwen3", "deepseekv3", "deepseek_r1_distill")
+THINKING = ("Qwen 3", "DeepSeek R1", "DeepSeek V3")
 """their templates leave the thinking of earlier responses out, and Qwen's adds an empty block to the last one"""
 TOOLS = tuple(
     ToolDescription(

@@ -266,6 +266,26 @@ def test_gaps_add_up_to_the_gap_over_all_tokens() -> None:
     assert parts.k3 == pytest.approx(whole.k3)
 
 
+@pytest.mark.parametrize(
+    ("learner", "sampler", "mean", "k3"),
+    [
+        (-1.0, -math.inf, math.inf, math.inf),
+        (-math.inf, -1.0, math.inf, math.inf),
+        (-1.0, -800.0, 799.0, math.inf),
+        (-1.0, -700.0, 699.0, math.expm1(699.0) - 699.0),
+        (-math.inf, -math.inf, math.nan, math.nan),
+        (math.nan, -1.0, math.nan, math.nan),
+    ],
+)
+def test_log_probabilities_that_are_far_apart_give_a_gap_that_says_so(
+    learner: float, sampler: float, mean: float, k3: float
+) -> None:
+    gap = Gap.between([learner], [sampler])
+    assert (gap.mean, gap.max, gap.k3) == pytest.approx((mean, mean, k3), nan_ok=True)
+    many = Gap.between([learner, -0.5], [sampler, -0.5])
+    assert (many.mean, many.k3) == pytest.approx((mean / 2, k3 / 2), nan_ok=True)
+
+
 def test_groups_without_a_token_of_the_policy_cannot_be_checked() -> None:
     with pytest.raises(HandoverError, match="no token that the policy wrote"):
         check_gap(cast(Learner, FakeLearner()), [group([0.0], mask=[False])], 1.0)

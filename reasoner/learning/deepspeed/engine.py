@@ -182,8 +182,7 @@ class DeepspeedLearner:
             else:
                 self._idle_pass(temperature, entropy)
         counts = Accumulated.of(batches, weighed)
-        of_ranks = self._ranks.gather((counts, [float(part.loss) for part in weighed if part.nonzero]))
-        of_ranks = of_ranks[:: self._ranks.per_row]  # neighbours that share rows report the same
+        of_ranks = self._ranks.gather_shares((counts, [float(part.loss) for part in weighed if part.nonzero]))
         self._losses += [loss for _, losses in of_ranks for loss in losses]
         return sum((counts for counts, _ in of_ranks[1:]), of_ranks[0][0])
 

@@ -187,7 +187,8 @@ class Backbone:
         window, or an embedding that changes with the length, shows there only.
 
         Args:
-            groups: the batch; only its longest and its shortest sequence, and those beside them, are read.
+            groups: the batch; only its longest and its shortest sequence, and those beside them, are read; where ranks
+                share rows, of the sequences that one of them can hold.
             what: what is compared, for the message.
             gap: mean difference per token between the packed and the plain forward passes of a micro-batch, without
                 gradient.
@@ -195,6 +196,8 @@ class Backbone:
         Raises:
             RunError: they differ by more than rounding.
         """
+        if self._sequence.count > 1:
+            groups = _of_one_rank(groups, self.packing.token_budget // self._sequence.count)
         longest = longest_context(groups)
         if longest <= GROWTH * self._compared:
             return
@@ -298,6 +301,13 @@ class Backbone:
     def autocast(self) -> torch.autocast:
         """The number format of the forward pass."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast)
+
+
+def _of_one_rank(groups: Sequence[GroupRows], tokens: int) -> list[GroupRows]:
+    """The groups whose sequences have at most so many tokens; the one with the shortest of them where none has."""
+    lengths = [longest_context([group]) for group in groups]
+    fitting = [group for group, length in zip(groups, lengths, strict=True) if length <= tokens]
+    return fitting or [groups[lengths.index(min(lengths))]] if groups else []
 
 
 def _without_dropout(config: Any) -> None:

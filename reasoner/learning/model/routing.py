@@ -3,10 +3,10 @@
     balance[i] = mean over layers m of  E * sum_e f[i,m,e] * P[i,m,e]
 
 with E experts, f[i,m,e] the share of the choices at the tokens of response i that fell on expert e, and P[i,m,e] the
-mean of its probability, softmax of the router's logits. It is 1 where both are even, and E where one expert gets all.
-The gradient goes through P: f counts. This is the balance loss of Switch Transformers (2101.03961) taken for every
-response by itself, as DeepSeek-V3 does for every sequence (2412.19437): a sum over responses does not depend on how
-a batch is cut, and what a whole batch chose does not have to be known.
+mean of its probability, softmax of the router's logits (also where a router chooses by sigmoids). It is 1 where both
+are even, and E where one expert gets all. The gradient goes through P: f counts. This is the balance loss of Switch
+Transformers (2101.03961) taken for every response by itself, as DeepSeek-V3 does for every sequence (2412.19437): a sum
+over responses does not depend on how a batch is cut, and what a whole batch chose does not have to be known.
 
 Legend: S response tokens of the micro-batch, R its responses, E experts, K choices per token.
 """
@@ -87,12 +87,20 @@ def balance(logits_SE: Tensor, choices_SK: Tensor, lengths: Sequence[int]) -> Te
     experts = logits_SE.shape[1]
     sizes = torch.tensor(lengths, device=logits_SE.device)
     numbers_R = torch.arange(len(lengths), device=logits_SE.device)
-    probabilities_SE = torch.softmax(logits_SE.to(torch.promote_types(logits_SE.dtype, torch.float32)), dim=1)
+    probabilities_SE = _probabilities(logits_SE.to(torch.promote_types(logits_SE.dtype, torch.float32)))
     # A product, not a sum by index: that would add in another order every time on a GPU.
     members_RS = (numbers_R.repeat_interleave(sizes) == numbers_R.unsqueeze(1)).to(probabilities_SE)
     means_RS = members_RS / sizes.unsqueeze(1)
     chosen_SE = one_hot(choices_SK, experts).sum(1).to(probabilities_SE) / choices_SK.shape[1]
     return experts * ((means_RS @ chosen_SE) * (means_RS @ probabilities_SE)).sum(1)
+
+
+def _probabilities(given_SE: Tensor) -> Tensor:
+    """Softmax of logits; what is a distribution already stays: some releases of transformers call that logits."""
+    values_SE = given_SE.detach()
+    if len(values_SE) and bool((values_SE >= 0).all()) and bool(((values_SE.sum(1) - 1).abs() < 1e-2).all()):
+        return given_SE
+    return torch.softmax(given_SE, dim=1)
 
 
 def _routers(model: nn.Module) -> Iterator[tuple[nn.Module, int]]:

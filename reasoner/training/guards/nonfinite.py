@@ -36,7 +36,8 @@ class StepTrace:
     def join(self, ranks: Ranks, finite: bool) -> None:
         """Add what other ranks put together: on the first one, which writes it down; where the step was not `finite`
         on all, which stop together."""
-        of_ranks = ranks.gather_first(self.parts) if finite else ranks.gather(self.parts)
+        own = self.parts if ranks.leads_row else []  # of neighbours that share rows, who put the same together, one
+        of_ranks = ranks.gather_first(own) if finite else ranks.gather(own)
         self.parts = [part for parts in of_ranks for part in parts]
 
     def nonfinite(
