@@ -208,7 +208,9 @@ def test_what_is_written_loads_as_it_was_set(
     kept = [setting for setting in sets if not any(key.startswith(setting.partition("=")[0]) for key in advice)]
     wanted = settings_of(load_config(task.split(), "laptop", (), [*kept, *advised]).config)
     written = settings_of(load_config(task.split(), "laptop", [file]).config)
-    absolute = {("data", "train", "path"): str(tmp_path / "rows.jsonl")} if "file" in case else {}
+    absolute: dict[tuple[str, ...], str] = (
+        {("data", "train", "path"): str(tmp_path / "rows.jsonl")} if "file" in case else {}
+    )
     assert {key: leaf.value for key, leaf in written.items()} == {
         key: absolute.get(key, leaf.value) for key, leaf in wanted.items()
     }
