@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import httpx
@@ -19,6 +20,7 @@ import torch
 
 from reasoner.errors import UserError
 from reasoner.models.tensor_files import Digest, read_weights, write_weights
+from reasoner.sampling.server import auth as auth_module
 from reasoner.sampling.server import offer as offer_module
 from reasoner.sampling.server import pull as pull_module
 from reasoner.sampling.server.auth import KEY, MAX_CALL, Guard
@@ -536,6 +538,86 @@ def test_a_server_pulls_and_keeps_the_files_until_they_are_loaded(offer: WeightO
 
 def _scratch() -> set[str]:
     return {path.name for path in Path("/dev/shm").glob("reasoner-*-weights-*")}
+
+
+def test_weights_that_are_being_taken_stay_and_others_wait(offer: WeightOffer, weights: Path) -> None:
+    """Of the same run too, whose request may have timed out."""
+    taking, over = asyncio.Event(), asyncio.Event()
+    read: list[bool] = []
+
+    async def engine(scope: Any, receive: Any, send: Any) -> None:
+        folder = Path(json.loads((await receive())["body"])["args"][0])
+        taking.set()
+        await over.wait()
+        read.append(checksum_of(folder) == checksum_of(weights))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    guard = Guard(engine)
+
+    async def all_of_it() -> None:
+        with offer.offering(weights, "run:3") as order:
+            asks = order.model_dump(mode="json")
+            folder = (await posted(guard, "/pull_weights", asks)).json()["folder"]
+            takes = {"method": "take_weights", "args": [folder]}
+            task = asyncio.create_task(posted(guard, "/collective_rpc", takes))
+            await asyncio.wait_for(taking.wait(), 30)
+            for path, body in (
+                ("/pull_weights", asks),
+                ("/collective_rpc", {"method": "take_weights", "args": ["/x"]}),
+            ):
+                answer = await posted(guard, path, body)
+                assert (answer.status_code, answer.text[:23]) == (409, "another run uses it: it")
+            assert (await posted(guard, "/pull_weights", asks | {"is_trial": True})).status_code == 200
+            over.set()
+            assert (await task).status_code == 200
+            assert not Path(folder).exists()
+            assert (await posted(guard, "/pull_weights", asks)).status_code == 200
+
+    asyncio.run(all_of_it())
+    assert read == [True]
+
+
+def test_each_run_has_weights_of_its_own_until_they_are_old(
+    offer: WeightOffer, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard = Guard(Engine())
+    now = 1000.0
+    monkeypatch.setattr(auth_module, "time", SimpleNamespace(monotonic=lambda: now))
+
+    async def pulled(version: str) -> Path:
+        with offer.offering(weights, version) as order:
+            return Path((await posted(guard, "/pull_weights", order.model_dump(mode="json"))).json()["folder"])
+
+    async def all_of_it() -> None:
+        nonlocal now
+        first, other = await pulled("a:1"), await pulled("b:1")
+        assert first.exists()
+        second = await pulled("a:2")
+        assert (first.exists(), other.exists(), second.exists()) == (False, True, True)
+        now += pull_module.PULL_S + 1
+        third = await pulled("c:1")
+        assert (other.exists(), second.exists(), third.exists()) == (False, False, True)
+
+    asyncio.run(all_of_it())
+
+
+def test_an_engine_that_breaks_off_is_asked_again(offer: WeightOffer, weights: Path) -> None:
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("no such layer")
+
+    guard = Guard(broken)
+
+    async def all_of_it() -> None:
+        with offer.offering(weights, "run:3") as order:
+            asks = order.model_dump(mode="json")
+            for _ in range(2):
+                folder = (await posted(guard, "/pull_weights", asks)).json()["folder"]
+                with pytest.raises(RuntimeError, match="no such layer"):
+                    await posted(guard, "/collective_rpc", {"method": "take_weights", "args": [folder]})
+                assert not Path(folder).exists()
+
+    asyncio.run(all_of_it())
 
 
 ORDER: dict[str, Any] = {

@@ -81,10 +81,15 @@ class PullOrder(BaseModel):
     """address of the run's machine -> port on which the files are there"""
     token: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{20,200}$", repr=False)]
     version: Annotated[str, Field(pattern=r"^[A-Za-z0-9:._-]{1,100}$")]
-    """name of the weights"""
+    """name of the weights: the run's, a colon, and its own"""
     files: Annotated[tuple[WeightFile, ...], Field(min_length=1, max_length=5000)]
     is_trial: bool = False
     """whether the files are removed as soon as they are there"""
+
+    @property
+    def owner(self) -> str:
+        """The run whose weights they are."""
+        return self.version.partition(":")[0]
 
     @property
     def size(self) -> int:
