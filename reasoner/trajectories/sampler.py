@@ -253,8 +253,8 @@ class TrajectorySampler:
 
     def _change(self, folder: Path, version: int) -> Receipt:
         """In the thread that waits for the engine: between two calls of `receive`."""
-        self._service.pause()
         try:
+            self._service.pause()
             receipt = self._service.load(folder, version)
         except RunError:
             # what is being written would go on with weights of which nobody knows the version

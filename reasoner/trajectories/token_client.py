@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from itertools import count
 from logging import getLogger
 
 from reasoner.errors import SamplerError
 from reasoner.records import SamplingParams
-from reasoner.sampling.base import Completion, TokenRequest, TokenService
+from reasoner.sampling.base import Completed, Completion, TokenRequest, TokenService
 
 _NAMED = 5
 """requests that a message names"""
@@ -18,9 +19,11 @@ _log = getLogger(__name__)
 
 _RECEIVE_S = 1.0
 """seconds of one call of `receive`; nothing depends on them but how soon a mistake in the engine would be seen"""
+_LOOK_S = 0.05
+"""least seconds between two looks at whether it has ended something"""
 ABORT_S = 60.0
 """seconds that an engine has to end what it is told to end: longer than a step of a slow one, and than servers are
-asked to (`reasoner.sampling.server.scheduler.ABORTS`)"""
+asked to (`reasoner.sampling.server.scheduler.ABORT_FOR_S`)"""
 
 
 class TokenClient:
@@ -31,7 +34,7 @@ class TokenClient:
 
     Args:
         service: the engine; nothing runs in it.
-        thread: where it is waited for: one thread, so that the engine sees the same one always.
+        thread: where it is waited for, and given new weights: one thread, so that the engine sees the same one always.
     """
 
     def __init__(self, service: TokenService, thread: Executor) -> None:
@@ -42,6 +45,10 @@ class TokenClient:
         self._what: dict[int, str] = {}
         """what each request continues, in words"""
         self._receiving: asyncio.Task[None] | None = None
+        self._queued_at: float | None = None
+        """since when a call of `receive` waits for the thread"""
+        self._queued_s = 0.0
+        """seconds that earlier calls waited for it"""
         self._has_failed = False
         self.is_stopped = False
         """nothing is generated any more: what was being generated was interrupted"""
@@ -75,7 +82,8 @@ class TokenClient:
         do not begin.
 
         Raises:
-            SamplerError: the engine failed, or is gone, or does not end them within `ABORT_S` seconds.
+            SamplerError: the engine failed, or is gone, or does not end them within `ABORT_S` seconds; those in which
+                it was given new weights do not count.
         """
         self.is_stopped = True
         for request in self._new:
@@ -83,7 +91,7 @@ class TokenClient:
             if not future.done():
                 future.set_result((_nothing(self._service.version),) * request.n)
         self._new = []
-        if not await self._ended():
+        if not await self._ended(self._engine_clock):
             raise SamplerError(
                 f"the engine did not end what it was told to end within {ABORT_S:g} s: it hangs. {self._names()}"
             )
@@ -98,24 +106,32 @@ class TokenClient:
         for request in self._new:
             del self._waiting[request.id]
         self._new = []
-        if not await self._ended():
+        if not await self._ended(time.monotonic):
             _log.warning(
                 "the engine did not end %d requests within %g s: it hangs, and is left as it is",
                 len(self._waiting),
                 ABORT_S,
             )
 
-    async def _ended(self) -> bool:
-        """Have the engine end what runs; whether it did."""
+    async def _ended(self, clock: Callable[[], float]) -> bool:
+        """Have the engine end what runs; whether it did within `ABORT_S` seconds of this clock."""
         if self._has_failed or not self._waiting:
             return True
         self._service.abort([*self._waiting])
         if (receiving := self._receiving) is not None:
-            await asyncio.wait({receiving}, timeout=ABORT_S)
+            until = clock() + ABORT_S
+            while not receiving.done() and (left := until - clock()) > 0:
+                await asyncio.wait({receiving}, timeout=max(left, _LOOK_S))
             if not receiving.done():
                 self._has_failed = True
                 receiving.cancel()
         return not self._has_failed or not self._waiting
+
+    def _engine_clock(self) -> float:
+        """Seconds that stand still while `receive` waits for the thread: the engine is given new weights there, which
+        may take long, and has a limit of its own."""
+        now = time.monotonic()
+        return now - self._queued_s - (0.0 if self._queued_at is None else now - self._queued_at)
 
     def _names(self) -> str:
         """What is being continued, for messages."""
@@ -139,7 +155,8 @@ class TokenClient:
         loop = asyncio.get_running_loop()
         try:
             while self._waiting:
-                done = await loop.run_in_executor(self._thread, self._service.receive, _RECEIVE_S)
+                self._queued_at = time.monotonic()
+                done = await loop.run_in_executor(self._thread, self._next)
                 if done is not None:
                     future = self._waiting.pop(done.id)
                     del self._what[done.id]
@@ -153,6 +170,13 @@ class TokenClient:
             self._fail([*self._waiting], error)
         finally:
             self._receiving = None
+
+    def _next(self) -> Completed | None:
+        """In the thread."""
+        assert self._queued_at is not None
+        self._queued_s += time.monotonic() - self._queued_at
+        self._queued_at = None
+        return self._service.receive(_RECEIVE_S)
 
     def _fail(self, ids: list[int], error: Exception) -> None:
         self._has_failed = True

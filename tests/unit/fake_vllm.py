@@ -54,7 +54,9 @@ class Fake:
     aborts: bool = True
     """has a route that ends requests"""
     aborted: list[str] = field(default_factory=list)
-    """names of requests that were to be ended"""
+    """names of requests that were to be ended; while it is paused it ends none"""
+    refuses_aborts: int = 0
+    """so many calls of that route fail first"""
     pulled: ScratchFolder | None = None
     running: int = 0
     most: int = 0
@@ -91,6 +93,9 @@ class Fake:
             case "/abort_requests", _:
                 if not self.aborts:
                     return 404, {"error": "no such route"}
+                if "request_ids" in body and self.refuses_aborts:
+                    self.refuses_aborts -= 1
+                    return 500, {"error": "busy"}
                 self.aborted += body.get("request_ids", [])
             case "/inference/v1/generate", _:
                 return self._generate(body)
@@ -130,7 +135,7 @@ class Fake:
                 if self.hangs:
                     self.closing.wait(60)
                 while self.holds and not self.closing.wait(0.01):
-                    if f"generate-tokens-{body['request_id']}" in self.aborted:
+                    if not self.paused and f"generate-tokens-{body['request_id']}" in self.aborted:
                         return 200, self.spoils(self._choices(body, self.wrote))
                 return 200, self.spoils(self._choices(body))
         finally:

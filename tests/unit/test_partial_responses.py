@@ -6,8 +6,11 @@ import asyncio
 import json
 import math
 import random
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,11 +35,12 @@ from reasoner.records import (
     PartialGroup,
     Problem,
     Prompt,
+    Receipt,
     Response,
     SamplingParams,
     Turn,
 )
-from reasoner.sampling.base import Oldest, TokenRequest
+from reasoner.sampling.base import Completed, Oldest, TokenRequest
 from reasoner.sampling.sharded import ShardedSampler
 from reasoner.scoring.sharded import ShardedScorer
 from reasoner.training.rollout import RolloutCollector
@@ -200,6 +204,41 @@ def test_an_engine_that_does_not_end_what_it_is_told_to_end_is_named_with_what_i
     with pytest.raises(SamplerError, match=r"did not end what it was told to end (?s:.*)problem b, 1 of its responses"):
         some(sampler, [], ["a", "b"], 1, 1)
     service.abort = lambda ids: None  # type: ignore[method-assign]
+
+
+def test_weights_that_take_long_as_a_draw_ends_are_no_engine_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are given in the thread that would receive what was interrupted."""
+    monkeypatch.setattr(token_client, "ABORT_S", 0.4)
+    service = fake(a=[3], b=[60])
+    receive, load, queued = service.receive, service.load, threading.Event()
+    changes: list[Future[Receipt]] = []
+
+    def receive_and_change(timeout_s: float | None = None) -> Completed | None:
+        if (done := receive(timeout_s)) and not changes:  # the only group that is wanted is complete
+            changes.append(pool.submit(sampler.change, Path(), 7))
+            assert queued.wait(10)
+        return done
+
+    def load_slowly(folder: Path, version: int) -> Receipt:
+        time.sleep(1.2)
+        return load(folder, version)
+
+    service.receive, service.load = receive_and_change, load_slowly  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool, TrajectorySampler(service) as sampler:
+        submit = sampler._state.thread.submit
+
+        def note(work: Any, *args: Any) -> Any:
+            future = submit(work, *args)
+            if work == sampler._change:
+                queued.set()
+            return future
+
+        monkeypatch.setattr(sampler._state.thread, "submit", note)
+        assert names(some(sampler, [], ["a", "b"], 1, 1)) == ["a"]
+        assert changes[0].result(10).version == 7
+        [kept] = sampler.kept
+        assert len(kept.partial[0].token_ids) == 3
+        assert names(some(sampler, ["b"], [], 1, 1)) == ["b"]
 
 
 def test_an_engine_that_fails_names_what_it_was_sampling() -> None:

@@ -418,18 +418,69 @@ def test_a_group_that_is_interrupted_goes_on_at_any_server_under_newer_weights(w
     assert world.said == []
 
 
-def test_what_a_server_does_not_end_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives up soon what a server does not end."""
     monkeypatch.setattr(scheduler, "ABORT_EVERY", 0.05)
-    monkeypatch.setattr(scheduler, "ABORTS", 3)
+    monkeypatch.setattr(scheduler, "ABORT_FOR_S", 0.3)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_a_server_does_not_end_is_given_up_and_that_is_said_once(world: World) -> None:
     for fake in world.fakes:
         fake.hangs = True
     with world.ready() as sampler:
         sampler.begin(0)
+        sampler.submit([request(id_) for id_ in range(6)])  # two of them wait
+        assert sampler.receive(0.3) is None
+        sampler.abort(range(6))
+        for completed in received(sampler, 6).values():
+            assert {(completion.token_ids, completion.finish) for completion in completed.completions} == {
+                ((), "abort")
+            }
+        [said] = world.said
+        assert said.startswith("WARNING: 16 responses were interrupted and their servers did not give back")
+        assert all(f"8 by {fake.url}" in said for fake in world.fakes)
+        for fake in world.fakes:
+            fake.hangs = False
+        sampler.begin(1)
+        sampler.submit([request(0)])
+        assert received(sampler, 1)[0].completions[0].finish == "length"
+        assert world.said == [said]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_does_not_take_the_order_to_end_a_request_is_told_again(world: World) -> None:
+    for fake in world.fakes:
+        fake.holds, fake.refuses_aborts = True, 2
+    with world.ready() as sampler:
+        sampler.begin(0)
+        sampler.submit([request(0), request(1)])
+        assert sampler.receive(0.3) is None
+        sampler.abort([0, 1])
+        completed = received(sampler, 2)
+        assert {len(completion.token_ids) for each in completed.values() for completion in each.completions} == {2}
+    assert world.said == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_is_to_end_while_weights_are_loaded_ends_after_that(world: World) -> None:
+    first, _ = world.fakes
+    first.holds = True
+    with world.ready() as sampler:
+        sampler.begin(0)
         sampler.submit([request(0)])
         assert sampler.receive(0.3) is None
+        sampler.pause()
         sampler.abort([0])
-        [completion, *_] = received(sampler, 1)[0].completions
-        assert (completion.token_ids, completion.finish) == ((), "abort")
+        assert sampler.receive() is None
+        time.sleep(0.6)
+        assert sampler.receive() is None
+        assert first.aborted == []
+        sampler.load(world.folder, 7)
+        sampler.resume()
+        assert {len(completion.token_ids) for completion in received(sampler, 1)[0].completions} == {2}
+    assert world.said == []
 
 
 def test_what_a_lost_server_was_to_end_is_not_continued_elsewhere(world: World) -> None:
@@ -446,7 +497,27 @@ def test_what_a_lost_server_was_to_end_is_not_continued_elsewhere(world: World) 
         assert (completion.token_ids, completion.finish) == ((), "abort")
         for fake in world.fakes:
             fake.spoils, fake.holds = lambda answer: answer, False
+        assert world.said == []
         assert received(sampler, 1)[1].completions[0].finish == "length"
+        [said] = world.said
+        assert "WARNING: 4 responses were interrupted" in said
+
+
+def test_what_was_to_end_at_a_server_that_is_lost_is_said_to_be_lost(world: World) -> None:
+    first, _ = world.fakes
+    first.holds = True
+    with world.ready() as sampler:
+        sampler.begin(0)
+        sampler.submit([request(0)])
+        assert sampler.receive(0.3) is None
+        first.dead = True
+        sampler.abort([0])
+        sampler.pause()
+        [completion, *_] = received(sampler, 1)[0].completions
+        assert (completion.token_ids, completion.finish) == ((), "abort")
+    assert [f"{first.url} could not be reached" in said for said in world.said] == [True, False]
+    assert "4 responses were interrupted and their servers did not give back" in world.said[1]
+    assert f"(4 by {first.url})" in world.said[1]
 
 
 def test_weights_change_under_what_runs_and_every_token_has_its_version(world: World) -> None:

@@ -189,6 +189,26 @@ def test_weights_that_are_not_taken_end_what_is_sampled_and_leave_the_engine_fre
         assert len(list(sampler.sample([prompt("again")], 2, PARAMS))) == 1
 
 
+def test_an_engine_that_does_not_answer_a_pause_is_left_free() -> None:
+    fake = FakeTokens(slowly, TOKENIZER, (END,))
+    pause = fake.pause
+
+    def fail() -> None:
+        pause()
+        raise SamplerError("it did not answer")
+
+    fake.pause = fail  # type: ignore[method-assign]
+    with TrajectorySampler(fake) as sampler:
+        groups = sampler.sample([prompt("short", "a"), prompt("long", "b")], 1, replace(PARAMS, max_tokens=4000))
+        next(groups)
+        with pytest.raises(SamplerError, match="it did not answer"):
+            sampler.change(Path(), 1)
+        with pytest.raises(SamplerError, match="did not take new weights"):
+            next(groups)
+        assert sorted(fake.told) == ["abort [1]", "begin 5", "pause", "resume"]
+        assert not fake.running
+
+
 def test_an_engine_that_a_load_ended_says_why() -> None:
     fake = FakeTokens(writes("abc"), TOKENIZER, (END,))
 

@@ -16,6 +16,7 @@ import queue
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -37,7 +38,7 @@ from reasoner.sampling.server.client import Server, ServerError
 from reasoner.sampling.server.compatibility import ServerRequirements, describe, summary
 from reasoner.sampling.server.offer import WeightOffer
 from reasoner.sampling.server.pull import PullOrder
-from reasoner.sampling.server.scheduler import LostServer, RequestSchedule, ServerState
+from reasoner.sampling.server.scheduler import LostServer, LostTokens, RequestSchedule, ServerState
 
 T = TypeVar("T")
 
@@ -105,7 +106,9 @@ class ServerSampler:
         self._is_paused = False
         self._schedule: RequestSchedule | None = None
         self._scheduled: Future[None] | None = None
-        self._events: queue.SimpleQueue[Completed | LostServer | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Completed | LostServer | LostTokens | None] = queue.SimpleQueue()
+        self._lost = Counter[str]()
+        """address of a server -> continuations whose tokens it did not give back, since that was last said"""
         self._idle = threading.Event()
         self._idle.set()
         self._servers = [Server(url.rstrip("/")) for url in urls]
@@ -199,12 +202,27 @@ class ServerSampler:
                 return None
             if isinstance(event, Completed):
                 self._running.remove(event.id)
+                if not self._running:
+                    self._say_lost()
                 return event
             if event is None:
                 self._explain_end()
+            elif isinstance(event, LostTokens):
+                self._lost[event.url] += event.continuations
             else:
                 self._lose(event.url, event.reason)
         return None
+
+    def _say_lost(self) -> None:
+        """Once for all that was interrupted together, which is at the end of a step."""
+        if self._lost:
+            of_each = ", ".join(f"{count} by {url}" for url, count in sorted(self._lost.items()))
+            self._say(
+                f"WARNING: {self._lost.total()} responses were interrupted and their servers did not give back what "
+                f"they had written of them ({of_each}): those tokens are lost, and not in tokens/discarded, because "
+                "nobody knows how many they were. What is continued goes on from what there was before"
+            )
+            self._lost.clear()
 
     def _explain_end(self) -> None:
         """Raise what ended the schedule."""

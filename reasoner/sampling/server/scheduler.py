@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -29,8 +30,8 @@ LOOKS = 10.0
 """times that a server is looked at before it counts as hung"""
 ABORT_EVERY = 1.0
 """seconds between calls that end a request, which may reach the server before the request does"""
-ABORTS = 20
-"""such calls before what was generated is given up"""
+ABORT_FOR_S = 20.0
+"""seconds of such calls before what was generated is given up"""
 
 AsyncTask = asyncio.Task[Any]
 
@@ -41,6 +42,14 @@ class LostServer:
 
     url: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LostTokens:
+    """A server did not say what there was of a request that it was to end: nobody knows how many tokens."""
+
+    url: str
+    continuations: int
 
 
 @dataclass(eq=False)
@@ -87,7 +96,8 @@ class RequestSchedule:
         name: the name of the weights of a version (`Server.version`).
         version: of the weights that the servers hold.
         patience_s: seconds without a token after which a server counts as hung.
-        send: called with every request that is complete, and every server that is lost.
+        send: called with every request that is complete, every server that is lost, and before a request is complete
+            whose tokens are lost, with that.
     """
 
     def __init__(
@@ -97,7 +107,7 @@ class RequestSchedule:
         name: Callable[[int], str],
         version: int,
         patience_s: float,
-        send: Callable[[Completed | LostServer], None],
+        send: Callable[[Completed | LostServer | LostTokens], None],
     ) -> None:
         self._seats, self._own_ends, self._name, self._send = seats, own_ends, name, send
         self._patience_s = patience_s
@@ -142,7 +152,8 @@ class RequestSchedule:
         self._changed.set()
 
     async def abort(self, ids: Collection[int]) -> None:
-        """End these requests: they are sent with what there is of them."""
+        """End these requests: they are sent with what there is of them. Where their server does not say what that is,
+        they are sent with nothing, after `LostTokens`."""
         for each in [each for each in self._waiting if each.request.id in ids]:
             self._waiting.remove(each)
             self._give_up(each)
@@ -201,7 +212,7 @@ class RequestSchedule:
             self._waiting.appendleft(each)
             seat.failures += 1
             if each.is_aborted:
-                self._give_up(self._waiting.popleft())
+                self._give_up(self._waiting.popleft(), seat)
             if seat.failures == FAILURES:
                 self._lose(seat, str(error))
             elif seat.ready:
@@ -225,24 +236,32 @@ class RequestSchedule:
         logprobs = [token["logprob"] for token in choice.logprobs.content]
         return Completion(choice.token_ids, logprobs, choice.finish_reason, first, tuple(changes))
 
-    def _give_up(self, each: ServerRequest) -> None:
-        """A request is over of which there is nothing."""
+    def _give_up(self, each: ServerRequest, seat: ServerState | None = None) -> None:
+        """A request is over of which there is nothing.
+
+        Args:
+            seat: where it was running; None: it did not begin.
+        """
+        if seat is not None:
+            self._send(LostTokens(seat.server.url, each.request.n))
         nothing = Completion((), (), "abort", self.version)
         self._send(Completed(each.request.id, (nothing,) * each.request.n))
 
     async def _end(self, seat: ServerState, task: AsyncTask) -> None:
-        """Have the server end a request; without an answer, it is over with nothing."""
-        for _ in range(ABORTS):
-            if task not in seat.running:
-                return
-            try:
-                await seat.server.abort(task.get_name())
-            except ServerError:
-                break
+        """Have the server end a request; without an answer, it is over with nothing. A server that is paused is asked
+        again afterwards: meanwhile it takes new weights, which may take long."""
+        left = ABORT_FOR_S
+        while not task.done() and left > 0:
+            since = time.monotonic()
+            if not self._is_paused:
+                with suppress(ServerError):  # the next call may reach it, and without one its tokens are lost
+                    await seat.server.abort(task.get_name())
             await asyncio.wait([task], timeout=ABORT_EVERY)
+            if not self._is_paused:
+                left -= time.monotonic() - since
         if not task.done() and (each := seat.running.pop(task, None)):
             self._drop(task)
-            self._give_up(each)
+            self._give_up(each, seat)
 
     def _ask(self, seat: ServerState) -> None:
         """Have it say which weights it holds; no requests meanwhile."""
@@ -271,7 +290,7 @@ class RequestSchedule:
         for task, each in [*seat.running.items()]:
             self._drop(task)
             if each.is_aborted:
-                self._give_up(each)
+                self._give_up(each, seat)
             else:
                 self._waiting.appendleft(each)
         seat.running.clear()
