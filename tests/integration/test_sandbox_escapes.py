@@ -276,7 +276,7 @@ def test_where_nothing_is_refused_or_counted_it_is_held(name: str, monkeypatch: 
     if name == "a folder that cannot be looked at" and os.geteuid() == 0:
         pytest.skip("root can look at it")
     monkeypatch.setattr(running, "buffered", lambda pids: 0)
-    monkeypatch.setattr(family, "deleted", lambda pids, folder: 0.0)
+    monkeypatch.setattr(family, "deleted_bytes", lambda pids, folder: 0.0)
     monkeypatch.setattr(usage, "_threads", lambda pid: [f"/proc/{pid}"])
     most = sandbox_hoards.LIMITS.memory_mb if name in sandbox_hoards.MEMORY else sandbox_hoards.LIMITS.scratch_mb
     assert "held" in sandbox_hoards.hoarded(open_sandbox(UNSANDBOXED), name, most)
