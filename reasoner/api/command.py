@@ -48,6 +48,7 @@ def call(*arguments: str, resume: str) -> Path:
 
     Raises:
         ReasonerError: what the command complains of; of the same class, with the same message.
+        RunError: it ended well and did not say which folder it wrote, because its first rank ran on another machine.
         KeyboardInterrupt: it was interrupted, and has ended.
     """
     if launched().count > 1:
@@ -61,6 +62,12 @@ def call(*arguments: str, resume: str) -> Path:
             interrupted = _show(process)
         answer = _read(answers)
     if not interrupted and process.returncode == 0:
+        if "folder" not in answer:
+            raise RunError(
+                "the command ended well, but only its first rank knows the folder that it wrote, and that ran on "
+                "another machine (--hostfile, or another node of srun). The folder is below run.output: open it with "
+                "reasoner.open_run(FOLDER)."
+            )
         return Path(answer["folder"])
     error = _error(process.returncode, answer)
     ended = KeyboardInterrupt() if interrupted else error

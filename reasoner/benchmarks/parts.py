@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from reasoner.config import Config
@@ -11,16 +11,13 @@ from reasoner.errors import ConfigError, UserError
 from reasoner.evaluation.metrics import Criterion
 from reasoner.loading import Resolved
 from reasoner.models.model_config import context_of
-from reasoner.planning.decide import decide
+from reasoner.planning.decide import alone, decide
 from reasoner.planning.memory import check_memory
 from reasoner.planning.resources import Resources, load_resources
 from reasoner.processes.machine import free_memory
 from reasoner.records import Prompt, SamplingParams
 from reasoner.runs.checksums import identify
 from reasoner.training.evaluator import evaluation_params
-
-ALONE_SHARE = 0.85
-"""of the GPU's memory for the engine, where the configuration leaves it open: there is no learner beside it"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +148,6 @@ def _prompt_facts(parts: Sequence[BenchmarkPart]) -> dict[str, str]:
             texts = {"": next(iter(texts.values()))}
         facts |= {f"{name} of {where}" if where else name: text for where, text in texts.items() if text}
     return facts
-
-
-def alone(resolved: Resolved) -> Resolved:
-    """The configuration of an evaluation that has the machine for itself."""
-    if resolved.origins["sampling.memory_share"] != "default":
-        return resolved
-    sampling = resolved.config.sampling.model_copy(update={"memory_share": ALONE_SHARE})
-    return replace(resolved, config=resolved.config.model_copy(update={"sampling": sampling}))
 
 
 def _check(config: Config) -> None:

@@ -33,6 +33,13 @@ from reasoner.records import Message, Problem
 
 T = TypeVar("T")
 
+_NUMBERING = re.compile(
+    r"((row|item|data|record|sample|example|problem|question|prompt|task|original|unique)_?)?(id|idx|index|uid|uuid)"
+    r"|__index_level_\d+__",  # pandas writes the last one
+    re.IGNORECASE,
+)
+"""names of fields that number or name a row and say nothing of the problem"""
+
 
 @dataclass(frozen=True, slots=True)
 class Splits:
@@ -402,8 +409,9 @@ def _identity(problem: Problem) -> Problem:
 
 def _texts(problem: Problem) -> list[str]:
     """What makes a problem the same as another: what is asked and the reference. Without a reference a verifier reads
-    other fields (tests, instructions), and any of them may tell the two apart."""
-    reference = problem.answer or to_json(dict(problem.fields))
+    other fields (tests, instructions), and any of them may tell the two apart, but for those that number the rows."""
+    fields = {name: value for name, value in problem.fields.items() if not _NUMBERING.fullmatch(name)}
+    reference = problem.answer or to_json(fields)
     return [*(f"{message.role}: {message.content}" for message in problem.messages), reference]
 
 

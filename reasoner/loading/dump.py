@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import tomli_w
@@ -13,8 +14,8 @@ from pydantic_core import PydanticUndefined
 from reasoner.config import Config
 from reasoner.gro.spec.presets import Weighted
 from reasoner.gro.spec.terms import Term
-from reasoner.loading.introspection import Path, annotation_at
-from reasoner.loading.layers import Leaves, entry_key, layer_of
+from reasoner.loading.introspection import Path, annotation_at, is_one_value
+from reasoner.loading.layers import Leaves, entry_key, layer_of, map_file_paths
 
 
 def to_toml(config: Config) -> str:
@@ -25,28 +26,33 @@ def to_toml(config: Config) -> str:
     return tomli_w.dumps(_without_none(config.model_dump(mode="json"), ()))
 
 
-def settings_toml(settings: Mapping[str, Any]) -> str:
-    """Some keys of a configuration as TOML, for `--config`.
+def settings_toml(config: Config, keys: Collection[Path]) -> str:
+    """Some keys of a configuration as TOML, to be laid over the same task by `--config`; a section stands for all of
+    its keys.
 
-    >>> print(settings_toml({"lora.rank": 16, "learning.token_budget": 2048, "learning.engine": "torch"}), end="")
-    [lora]
-    rank = 16
-    <BLANKLINE>
-    [learning]
-    token_budget = 2048
-    engine = "torch"
+    Entries of lists of sections are tables by name (`[rewards.math]`), which change them and leave the others as they
+    are. A table whose keys are the user's (`columns`, `options`) is written whole, because it replaces the task's.
+    Data files and plugins are absolute: in a file they would be relative to it.
 
     Args:
-        settings: dotted key -> value.
+        keys: the entries of lists of sections by name, as in `settings_of`.
     """
-    sections: dict[str, Any] = {}
-    for key, value in settings.items():
-        section = sections
-        *parents, last = key.split(".")
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[last] = "none" if value is None else value
-    return tomli_w.dumps(sections)
+    chosen = {_whole_value(key) for key in keys}
+    table: dict[str, Any] = {}
+    for path, leaf in settings_of(config).items():
+        if not any(path[:length] in chosen for length in range(1, len(path) + 1)):
+            continue
+        section = table
+        for part in path[:-1]:
+            section = section.setdefault(part, {})
+        section[path[-1]] = "none" if leaf.value is None else map_file_paths(path, leaf.value, os.path.abspath)
+    return tomli_w.dumps(table)
+
+
+def _whole_value(path: Path) -> Path:
+    """The path, or that of the table of the user's keys that it lies in."""
+    lengths = range(1, len(path))
+    return next((path[:length] for length in lengths if is_one_value(path[:length])), path)
 
 
 def settings_of(config: Config) -> Leaves:

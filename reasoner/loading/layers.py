@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from reasoner.config import DataConfig
@@ -128,20 +129,26 @@ def located(leaves: Leaves, folder: str) -> Leaves:
     """The leaves of a file in `folder`, with the data files and plugins that it names relative to itself."""
     if folder in ("", "."):
         return leaves
-    return {
-        path: Leaf(_locate(leaf.value, folder), leaf.origin)
-        if path == ("plugins",) or (len(path) == 3 and path[0] == "data" and path[2] == "path")
-        else leaf
-        for path, leaf in leaves.items()
-    }
+    # os.path.join: an absolute path stays as it is written
+    join = partial(os.path.join, folder)
+    return {path: Leaf(map_file_paths(path, leaf.value, join), leaf.origin) for path, leaf in leaves.items()}
 
 
-def _locate(value: Any, folder: str) -> Any:
-    if isinstance(value, list):
-        return [_locate(item, folder) for item in value]
-    if not isinstance(value, str) or value.startswith("~"):
+def map_file_paths(path: Path, value: Any, change: Callable[[str], str]) -> Any:
+    """The value at `path` with its file names changed, where it names data files or plugins: in a file these are
+    relative to it. A name that begins with `~` stays."""
+    for tasks in TASKS:  # a task inside names data files, too
+        if path[: len(tasks)] == tasks:
+            path = path[len(tasks) + 1 :]
+    if not (path == ("plugins",) or (len(path) == 3 and path[0] == "data" and path[2] == "path")):
         return value
-    return os.path.join(folder, value)  # noqa: PTH118 (an absolute path stays as it is written)
+    if isinstance(value, list):
+        return [change(item) if _is_relocatable(item) else item for item in value]
+    return change(value) if _is_relocatable(value) else value
+
+
+def _is_relocatable(value: Any) -> bool:
+    return isinstance(value, str) and not value.startswith("~")
 
 
 def reward_names(leaves: Leaves) -> list[str]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from reasoner.config import Config
 from reasoner.config.decisions import Decisions, SamplerEngine
 from reasoner.learning.factory import choose_learner
+from reasoner.loading import Resolved
 from reasoner.models.resolve import resolve_device
 from reasoner.sampling.factory import choose_engine, longest_context, merge_reason
+
+ALONE_SHARE = 0.85
+"""of the GPU's memory for the engine, where the configuration leaves it open: there is no learner beside it"""
 
 
 def decide(config: Config, *, training: bool = True) -> Decisions:
@@ -36,3 +42,11 @@ def planned_engine(config: Config) -> SamplerEngine:
     if config.sampling.servers:
         return "servers"
     return "vllm" if config.sampling.engine == "auto" else config.sampling.engine
+
+
+def alone(resolved: Resolved) -> Resolved:
+    """The configuration of an evaluation that has the machine for itself."""
+    if resolved.origins["sampling.memory_share"] != "default":
+        return resolved
+    sampling = resolved.config.sampling.model_copy(update={"memory_share": ALONE_SHARE})
+    return replace(resolved, config=resolved.config.model_copy(update={"sampling": sampling}))

@@ -366,6 +366,21 @@ print(json.dumps(heavy))
     assert json.loads(done.stdout) == {" ".join(arguments): [] for arguments in LIGHT}
 
 
+def test_a_server_starts_without_what_only_its_engine_needs() -> None:
+    """The engine imports torch in a process of its own; here it would cost seconds at every start."""
+    program = f"""
+import sys
+import reasoner.cli.train.serve as command
+def reached(config):
+    print([name for name in {HEAVY!r} if name in sys.modules])
+    raise SystemExit
+command.choose_engine = reached
+command.serve("math-gsm8k", profile="laptop")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 ENTRIES = (("rewards",), ("gro", "terms"))
 """lists and tables whose entries are sections"""
 

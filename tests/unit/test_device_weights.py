@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,7 +129,8 @@ class Host:
 
     def send(self, request: TakeBuckets) -> None:
         self.told.append(request)
-        threading.Thread(target=self._run, args=(request,), daemon=True).start()
+        self.thread = threading.Thread(target=self._run, args=(request,), daemon=True)
+        self.thread.start()
 
     def _run(self, request: TakeBuckets) -> None:
         try:
@@ -309,6 +311,23 @@ def test_a_learner_that_breaks_off_is_noticed_by_the_worker(worker: Worker) -> N
         link_to(worker, host).give(breaks(), 1)
     with pytest.raises(SamplerError, match="EOFError"):
         host.reply()
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_trial_that_fails_on_this_side_leaves_no_answer_behind(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, comes: bool
+) -> None:
+    """The engine goes on with files, and its next answer is to what it is asked next."""
+
+    def fails(*args: object) -> DeviceDigest:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(device_link, "send_weights" if comes else "Connection", fails)
+    host = Host(worker.take)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        link_to(worker, host).try_it()
+    host.thread.join(20)
+    assert not host.has_replied
 
 
 def test_a_trial_loads_nothing_and_tells_what_is_wrong(worker: Worker) -> None:
@@ -533,3 +552,57 @@ def test_a_learner_on_a_gpu_hands_over_what_it_would_write(tmp_path: Path, monke
         assert weights is not None
         assert {value.dtype for _, value in digest.passing(weights)} == {torch.bfloat16}
         assert digest.checksum == checksum
+
+
+def engine_with(host: object) -> VllmSampler:
+    sampler = VllmSampler.__new__(VllmSampler)
+    sampler._start, sampler._why_not_on_device, sampler._link = CUDA, None, None
+    sampler._host, sampler._running = cast(Any, host), set()
+    return sampler
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_trial_that_fails_keeps_nothing_of_the_gpu(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    buffers: list[weakref.ref[Tensor]] = []
+
+    class Link:
+        def __init__(self, host: object) -> None:
+            self.buffer = torch.zeros(8)
+            buffers.append(weakref.ref(self.buffer))
+
+        def try_it(self) -> str:
+            if fails:
+                raise RuntimeError("invalid device context")
+            return "what arrived is not what was sent"
+
+    monkeypatch.setattr(device_link, "DeviceLink", Link)
+    sampler = engine_with(None)
+    assert sampler.why_not_on_device()
+    assert buffers[0]() is None
+    monkeypatch.setattr(Link, "try_it", lambda self: "")
+    kept = engine_with(None)
+    assert kept.why_not_on_device() == ""
+    assert buffers[1]() is not None
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), ValueError("a hook"), KeyboardInterrupt()])
+def test_an_engine_that_was_given_half_of_the_weights_is_ended(worker: Worker, error: BaseException) -> None:
+    """It holds those of no version, and has an answer that nobody has read."""
+    closed: list[bool] = []
+
+    class Closable(Host):
+        def close(self, *, is_idle: bool) -> None:
+            closed.append(is_idle)
+
+    host = Closable(worker.take)
+    sampler = engine_with(host)
+    sampler._link = link_to(worker, host)
+
+    def breaks() -> Iterator[tuple[str, Tensor]]:
+        yield "a", torch.ones(3000)
+        raise error
+
+    with pytest.raises(type(error)):
+        sampler.load_on_device(breaks(), 1)
+    assert closed == [True]
+    host.thread.join(20)

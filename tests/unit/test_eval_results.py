@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from reasoner.benchmarks.check import check_engine
-from reasoner.benchmarks.parts import ALONE_SHARE, letters_of, prepare
+from reasoner.benchmarks.parts import letters_of, prepare
 from reasoner.benchmarks.results import BenchmarkResult, as_json
 from reasoner.benchmarks.table import print_results
 from reasoner.config.decisions import Decisions, SamplerEngine
@@ -25,6 +25,7 @@ from reasoner.learning.model.policy import ModelOptions, TorchPolicy
 from reasoner.loading import load_config
 from reasoner.models.model_config import context_of
 from reasoner.models.run_models import record_step
+from reasoner.planning.decide import ALONE_SHARE
 from reasoner.records import Component, Failure, Group, Message, Problem, Response, SamplingParams, ScoredGroup
 from tests.architectures import build
 from tests.ragged import ragged_groups

@@ -10,6 +10,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from reasoner.io.parsing import parse_toml
+from reasoner.loading import load_config, settings_of
+from reasoner.planning.estimate import RunEstimate
 from tests.command import Cli
 from tests.tiny import build_tiny_model
 
@@ -163,3 +165,52 @@ def test_nothing_is_written_where_nothing_fits(cli: Cli, seven: str, tmp_path: P
     assert "nothing is written to" in outcome.err
     assert "No setting makes it fit: take a smaller model" in " ".join(outcome.err.split())
     assert not file.exists()
+
+
+WRITTEN: dict[str, tuple[str, list[str], dict[str, object]]] = {
+    "entries and tables of the user's keys": (
+        "math-gsm8k",
+        ["rewards.math.weight=2.0", "rewards.0.options.tolerance=0.1", "data.train.columns.answer=final"],
+        {},
+    ),
+    "a relative file, an empty table": ("math-gsm8k", ["data.train.path=rows.jsonl", "data.train.columns={}"], {}),
+    "parts of a mixture": (
+        "math-gsm8k=2 code-stdin=1",
+        ["mixture.math-gsm8k.rewards.math.weight=2.0", "mixture.code-stdin.weight=4", "evaluation.every=3"],
+        {},
+    ),
+    "an open choice, none, a preset": (
+        "math-gsm8k",
+        ["learning.gradient_checkpointing=auto", "data.holdout=none", "gro.preset=rloo"],
+        {"learning.token_budget": 4096},
+    ),
+    "advice for what was set, and in a section that is none": (
+        "math-gsm8k",
+        ["lora=none", "learning.token_budget=8192"],
+        {"lora.rank": 16, "learning.token_budget": 4096},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRITTEN)
+def test_what_is_written_loads_as_it_was_set(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    task, sets, advice = WRITTEN[case]
+    monkeypatch.setattr(RunEstimate, "advice", advice)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    file = tmp_path / "there" / "fits.toml"
+    options = [part for setting in sets for part in ("--set", setting)]
+    outcome = cli("plan", *task.split(), "--profile", "laptop", *options, "--write", str(file))
+    assert (outcome.code, outcome.err) == (0, "")
+    advised = [f"{key}={json.dumps(value)}" for key, value in advice.items()]
+    kept = [setting for setting in sets if not any(key.startswith(setting.partition("=")[0]) for key in advice)]
+    wanted = settings_of(load_config(task.split(), "laptop", (), [*kept, *advised]).config)
+    written = settings_of(load_config(task.split(), "laptop", [file]).config)
+    absolute: dict[tuple[str, ...], str] = (
+        {("data", "train", "path"): str(tmp_path / "rows.jsonl")} if "file" in case else {}
+    )
+    assert {key: leaf.value for key, leaf in written.items()} == {
+        key: absolute.get(key, leaf.value) for key, leaf in wanted.items()
+    }

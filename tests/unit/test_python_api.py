@@ -248,6 +248,12 @@ tell_folder(Path("/some/folder"))
     assert capsys.readouterr().out == "step 1, é\nsaid on the other stream\nNone None \n"
 
 
+def test_a_child_that_ends_well_and_names_no_folder_is_an_error_that_says_why(child: Child) -> None:
+    """On the second node of srun, and with --hostfile, the first rank is on another machine."""
+    with pytest.raises(RunError, match=r"ended well, but .* another machine .* reasoner\.open_run\(FOLDER\)"):
+        child("print('done')")
+
+
 RAISED = [
     (ConfigError("no such key"), 2, ConfigError),
     (PluginError("no such key"), 2, UserError),

@@ -312,6 +312,24 @@ def test_without_an_answer_rows_are_duplicates_where_all_their_fields_are(tmp_pa
     assert ids(load_splits(answered, PLAIN, {}, 0).train) == ["y:0"]
 
 
+@pytest.mark.parametrize(
+    ("field", "repeats"),
+    [
+        *(
+            (name, True)
+            for name in ("id", "idx", "ID", "uid", "task_id", "problem_idx", "rowindex", "__index_level_0__")
+        ),
+        *((name, False) for name in ("correct_idx", "answer_id", "instruction_ids", "ids", "valid", "tests", "key")),
+    ],
+)
+def test_fields_that_number_the_rows_do_not_tell_two_problems_apart(tmp_path: Path, field: str, repeats: bool) -> None:
+    """Near misses: fields that a verifier may compare with."""
+    rows = [{"question": "f?", "tests": ["f(1)"], field: number} for number in (1, 2)]
+    data = DataConfig(train=source(jsonl(tmp_path / "x.jsonl", rows), duplicates="drop"))
+    train = load_splits(data, PLAIN, {}, 0, needs_answer=False).train
+    assert ids(train) == (["x:0"] if repeats else ["x:0", "x:1"])
+
+
 @pytest.mark.parametrize(("duplicates", "left"), [(None, 6), ("keep", 6), ("drop", 2), ("refuse", 0)])
 def test_what_a_generator_gives_again_is_kept_unless_it_is_said(duplicates: Any, left: int) -> None:
     """Also where bad rows are dropped."""

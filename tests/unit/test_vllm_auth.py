@@ -6,6 +6,7 @@ import ast
 import asyncio
 import json
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 
 from reasoner.sampling.server import auth as vllm_guard
 from reasoner.sampling.server.auth import BOUND, KEY, MAX_CALL, METHODS, Guard
+from reasoner.sampling.server.serve import serve
+from reasoner.sampling.vllm.messages import StartEngine
 
 SECRET = "a-secret-of-the-test"
 
@@ -179,3 +182,37 @@ def test_a_websocket_is_closed_and_the_start_of_the_server_passes() -> None:
         headers = [] if kind == "lifespan" else [(b"host", b"[::1]"), (b"origin", origin)]
         asyncio.run(guard({"type": kind, "path": "/v1/realtime", "headers": headers}, None, send))
     assert (passed, sent) == (["websocket", "lifespan"], ["websocket.close"])
+
+
+def test_a_server_takes_nobody_s_word_for_where_a_request_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are pulled from there; uvicorn believes what a proxy on the same machine says."""
+    uvicorn = pytest.importorskip("uvicorn")
+
+    class StartedError(Exception):
+        pass
+
+    def started(*_: object, env: dict[str, str], **__: object) -> None:
+        raise StartedError(env)
+
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+    monkeypatch.setattr(subprocess, "Popen", started)
+    with pytest.raises(StartedError) as caught:
+        serve(StartEngine("model", "bfloat16", "cuda", 64, 4, 0.4, 0.1, False), "127.0.0.1", 0, print)
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", caught.value.args[0]["FORWARDED_ALLOW_IPS"])
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["client"][0])
+        await echo(scope, receive, send)
+
+    config = uvicorn.Config(app, log_config=None, interface="asgi3")
+    config.load()
+
+    async def ask(client: str) -> None:
+        transport = httpx.ASGITransport(app=config.loaded_app, client=(client, 9))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as asker:
+            await asker.get("/", headers={"X-Forwarded-For": "10.0.0.7"})
+
+    for client in ("127.0.0.1", "::1", "10.0.0.3"):
+        asyncio.run(ask(client))
+    assert seen == ["127.0.0.1", "::1", "10.0.0.3"]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import httpx
@@ -16,12 +20,13 @@ import torch
 
 from reasoner.errors import UserError
 from reasoner.models.tensor_files import Digest, read_weights, write_weights
+from reasoner.sampling.server import auth as auth_module
 from reasoner.sampling.server import offer as offer_module
 from reasoner.sampling.server import pull as pull_module
 from reasoner.sampling.server.auth import KEY, MAX_CALL, Guard
 from reasoner.sampling.server.compatibility import ServerRequirements
 from reasoner.sampling.server.offer import WeightOffer, addresses_toward
-from reasoner.sampling.server.pull import PullError, PullOrder, WeightFile, place_for, pull
+from reasoner.sampling.server.pull import NONCE, PROOF, PullError, PullOrder, WeightFile, place_for, proof, pull
 from reasoner.sampling.server.sampler import ServerSampler
 from reasoner.trajectories.sampler import TrajectorySampler
 from tests.tiny import build_tiny_model
@@ -33,8 +38,7 @@ WEIGHTS = {f"layers.{number}.weight": torch.full((300, 7), float(number)) for nu
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small blocks, so that a few kilobytes are many of them, and short pauses."""
-    monkeypatch.setattr(pull_module, "BLOCK", 512)
+    """Short pauses."""
     monkeypatch.setattr(pull_module, "_PAUSE_S", 0.001)
     monkeypatch.delenv(KEY, raising=False)
 
@@ -134,22 +138,58 @@ def test_a_run_that_is_gone_ends_the_pull(
     breaking = Breaking(monkeypatch, *[-1] * 9)
     with (
         offer.offering(one_file(weights), "run:3") as order,
-        pytest.raises(PullError, match=r"http://127.0.0.1:\d+ brought nothing 4 times in a row \("),
+        pytest.raises(PullError, match=r"http://127.0.0.1:\d+ brought nothing 6 times in a row \("),
     ):
         pull(order, "127.0.0.1", taken)
-    assert breaking.starts == [0] * 4
+    assert breaking.starts == [0] * 6
     offer.close()
-    with pytest.raises(PullError, match="brought nothing 4 times"):
+    with pytest.raises(PullError, match="brought nothing 6 times"):
         pull(order, "127.0.0.1", taken)
 
 
+def trickled(handler: Any, data: bytes, over: threading.Event) -> None:
+    """A byte at a time, as long as somebody reads."""
+    for place in range(len(data)):
+        if over.wait(0.01):
+            return
+        handler.wfile.write(data[place : place + 1])
+
+
+@pytest.mark.parametrize("slow", ["the file", "the head of its answer", "the head of the proof", "new connections"])
 def test_a_pull_has_a_deadline_however_well_it_goes_on(
-    offer: WeightOffer, weights: Path, taken: Path, monkeypatch: pytest.MonkeyPatch
+    offer: WeightOffer, weights: Path, taken: Path, monkeypatch: pytest.MonkeyPatch, slow: str
 ) -> None:
-    Breaking(monkeypatch, *[1] * 10_000)
-    monkeypatch.setattr(pull_module, "PULL_S", 0.2)
-    with offer.offering(weights, "run:3") as order, pytest.raises(PullError, match="was not there after 0 s"):
-        pull(order, "127.0.0.1", taken)
+    """The timeout of a socket begins anew with every byte."""
+    monkeypatch.setattr(pull_module, "PULL_S", 0.3)
+    over = threading.Event()
+    whole = Breaking(monkeypatch, *[1] * 10_000 * (slow == "new connections")).starts
+    sends = offer_module._Handler._send_file
+
+    def send(handler: Any, path: Path) -> None:
+        if slow == "new connections":
+            sends(handler, path)
+            return
+        whole.append(0)
+        size = path.stat().st_size
+        head = f"HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-{size - 1}/{size}\r\nContent-Length: {size}\r\n\r\n"
+        if slow == "the file":
+            handler.wfile.write(head.encode())
+            trickled(handler, path.read_bytes(), over)
+        else:
+            trickled(handler, head.encode() * 99, over)
+
+    monkeypatch.setattr(offer_module._Handler, "_send_file", send)
+    if slow == "the head of the proof":
+        monkeypatch.setattr(
+            offer_module._Handler, "do_GET", lambda handler: trickled(handler, b"HTTP/1.1 401 no\r\nX: " * 99, over)
+        )
+    try:
+        with offer.offering(one_file(weights), "run:3") as order, pytest.raises(PullError, match="not there after 0 s"):
+            pull(order, "127.0.0.1", taken)
+    finally:
+        over.set()
+    if slow.startswith(("the file", "the head of its")):
+        assert whole == [0]  # it is one connection that is slow
 
 
 def test_a_file_that_came_damaged_is_pulled_again_once(
@@ -162,7 +202,7 @@ def test_a_file_that_came_damaged_is_pulled_again_once(
     def spoilt(source: Any, file: WeightFile, start: int) -> Iterator[Any]:
         damage = damages.pop(0) if damages else 1
         for block in blocks(source, file, start):
-            yield memoryview(bytes(block[:-1]) + bytes([block[-1] ^ damage]))
+            yield block[:-1] + bytes([block[-1] ^ damage])
 
     monkeypatch.setattr(pull_module, "_blocks", spoilt)
     with offer.offering(one_file(weights), "run:3") as order:
@@ -177,10 +217,10 @@ def test_a_file_that_came_damaged_is_pulled_again_once(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"token": "x" * 43}, "status 401: the token is not this run's"),
-        ({"version": "run:2"}, "status 409: the weights 'run:2' are not offered; there are 'run:3'"),
-        ({"files": [("other", 5, "0" * 32)]}, "status 404: there is no file 'other'"),
-        ({"files": [("model-00001.safetensors", 10, "0" * 32)]}, "bytes 0-9/10 were asked for, and bytes 0-"),
+        ({"token": "x" * 43}, "is not the run: it does not know the run's token"),
+        ({"version": "run:2"}, "of the weights 'run:2' with status 409: these weights are not offered"),
+        ({"files": [("other", 5, "0" * 32)]}, "refuses other of the weights 'run:3' with status 404: there is no such"),
+        ({"files": [("model-00001.safetensors", 10, "0" * 32)]}, "bytes 0-9/10 were asked for, and something else"),
         ({"files": [("model-00001.safetensors", 10**6, "0" * 32)]}, "bytes 0-999999/1000000 were asked for, and"),
         ({"ports": {"10.0.0.7": 5}}, "asks from 127.0.0.1 and offers its weights at 10.0.0.7: something between"),
         ({"files": [("a", 1, "0" * 32), ("a", 1, "0" * 32)]}, "names a file twice"),
@@ -209,7 +249,7 @@ def test_who_asks_through_no_network_is_told_so(offer: WeightOffer, weights: Pat
 def test_nothing_is_offered_after_the_hand_over(offer: WeightOffer, weights: Path, taken: Path) -> None:
     with offer.offering(weights, "run:3") as order:
         pass
-    with pytest.raises(PullError, match="are not offered; there are none"):
+    with pytest.raises(PullError, match="status 409: these weights are not offered"):
         pull(order, "127.0.0.1", taken)
 
 
@@ -217,15 +257,166 @@ def asked(offer: WeightOffer, path: str, token: str, method: str = "GET", **head
     """As nobody's client would: the path as it is."""
     [(address, port)] = offer.ports.items()
     connection = http.client.HTTPConnection(address, port, timeout=10)
-    connection.putrequest(method, path, skip_accept_encoding=True)
-    for name, value in {"Authorization": f"Bearer {token}", **headers}.items():
-        connection.putheader(name, value)
-    connection.endheaders()
-    answer = connection.getresponse()
+
+    def request(method: str, **headers: str) -> http.client.HTTPResponse:
+        connection.putrequest(method, path, skip_accept_encoding=True)
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        return connection.getresponse()
+
     try:
+        with request("GET", **{NONCE: "n"}, **headers) as shown:
+            nonces, own = ("n", shown.headers[NONCE]), shown.headers[PROOF]
+        assert own == proof(offer.token, "run", nonces, path, headers.get("Range", ""))
+        made = proof(token, "server", nonces, path, headers.get("Range", ""))
+        answer = request(method, **{PROOF: made}, **headers)
         return answer.status, answer.read()
     finally:
         connection.close()
+
+
+def spoken(offer: WeightOffer, *requests: dict[str, str]) -> list[int]:
+    """The status of each answer of one connection; 0: it had ended before."""
+    [(address, port)] = offer.ports.items()
+    connection = http.client.HTTPConnection(address, port, timeout=10)
+    connection.connect()
+    connection.auto_open = 0
+    statuses = []
+    for headers in requests:
+        try:
+            connection.request("GET", "/v/model-00001.safetensors", headers=headers)
+            with connection.getresponse() as answer:
+                answer.read()
+            statuses.append(answer.status)
+        except (OSError, http.client.HTTPException):
+            statuses.append(0)
+    connection.close()
+    return statuses
+
+
+def test_nothing_is_sent_to_who_does_not_show_that_he_has_the_token(offer: WeightOffer, weights: Path) -> None:
+    """The run's own proof sent back is none, nor the token itself; a connection has one chance."""
+    nonce = {NONCE: "n"}
+    with offer.offering(weights, "v"):
+        assert spoken(offer, {}, nonce) == [401, 0]
+        assert spoken(offer, {"Authorization": f"Bearer {offer.token}"}, nonce) == [401, 0]
+        assert spoken(offer, nonce, nonce, nonce) == [401, 401, 0]
+        for wrong in ("", "x", "0" * 64, "\xe9", offer.token):
+            assert spoken(offer, nonce, {PROOF: wrong}, nonce) == [401, 401, 0]
+        with (
+            socket.create_connection(next(iter(offer.ports.items()))) as plain,
+            plain.makefile("rb") as answers,
+        ):
+            plain.sendall(b"GET /v/model-00001.safetensors HTTP/1.1\r\nX-Nonce: n\r\n\r\n")
+            assert answers.readline().startswith(b"HTTP/1.1 401")
+            head = http.client.parse_headers(answers)
+            again = f"GET /v/model-00001.safetensors HTTP/1.1\r\nX-Proof: {head[PROOF]}\r\n\r\n"
+            plain.sendall(again.encode())
+            assert answers.readline().startswith(b"HTTP/1.1 401")
+
+
+FOREIGN = {
+    "a secret page": b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nSECRET",
+    "a refusal": b"HTTP/1.1 403 SECRET\r\nX-SECRET: SECRET\r\nContent-Length: 6\r\n\r\nSECRET",
+    "a part": b"HTTP/1.1 206 OK\r\nContent-Range: bytes SECRET\r\nContent-Length: 6\r\n\r\nSECRET",
+    "an old server": b"HTTP/1.0 200 SECRET\r\n\r\nSECRET",
+    "a proof of nothing": b"HTTP/1.1 401 x\r\nX-Nonce: SECRET\r\nX-Proof: SECRET\r\nContent-Length: 0\r\n\r\n",
+    "an odd proof": b"HTTP/1.1 401 x\r\nX-Nonce: \xe9\r\nX-Proof: \xe9SECRET\r\nContent-Length: 0\r\n\r\n",
+    "no HTTP": b"-ERR SECRET\r\n",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_is_not_the_run_is_told_nothing_and_is_not_quoted(name: str, taken: Path) -> None:
+    """Behind `ssh -L` both sides see 127.0.0.1, and a server asks itself."""
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+
+        def answers() -> None:
+            with contextlib.suppress(OSError):  # closed
+                while True:
+                    with stranger.accept()[0] as connection:
+                        heard.append(connection.recv(10_000))
+                        connection.sendall(FOREIGN[name])
+
+        thread = threading.Thread(target=answers, daemon=True)
+        thread.start()
+        order = PullOrder.model_validate(ORDER | {"ports": {"127.0.0.1": stranger.getsockname()[1]}})
+        with pytest.raises(PullError, match=r"is not the run|brought nothing") as failed:
+            pull(order, "127.0.0.1", taken)
+        stranger.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+    assert "SECRET" not in str(failed.value)
+    assert heard
+    assert order.token.encode() not in b"".join(heard)
+
+
+def test_strangers_leave_room_for_servers_elsewhere_and_have_a_deadline_together(
+    offer: WeightOffer, weights: Path, taken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offer_module, "_PER_ADDRESS", 3)
+    monkeypatch.setattr(offer_module, "_HEAD_S", 0.5)
+    monkeypatch.setattr(pull_module, "_PAUSE_S", 0.1)
+    [(address, port)] = offer.ports.items()
+
+    def ended(connection: socket.socket) -> bool:
+        """Whether the other side ends it, though a byte is sent now and then."""
+        connection.settimeout(0.05)
+        for _ in range(400):
+            try:
+                connection.sendall(b"G")
+                if not connection.recv(1):
+                    return True
+            except TimeoutError:
+                continue
+            except OSError:
+                return True
+        return False
+
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.create_connection((address, port))) for _ in range(4)]
+        held[-1].settimeout(10)
+        assert held[-1].recv(1) == b""  # at once: the others of its address are enough
+        elsewhere = stack.enter_context(socket.socket())
+        elsewhere.bind(("127.0.0.2", 0))
+        elsewhere.connect((address, port))
+        elsewhere.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        elsewhere.settimeout(10)
+        assert elsewhere.recv(12) == b"HTTP/1.1 401"
+        assert all(map(ended, held[:3]))
+    with offer.offering(one_file(weights), "run:3") as order:
+        pull(order, "127.0.0.1", taken)
+
+
+def test_what_is_open_breaks_off_with_the_offer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offer_module, "_HEAD_S", 60.0)
+    opened = WeightOffer([HERE])
+    with socket.create_connection(next(iter(opened.ports.items()))) as held:
+        held.settimeout(10)
+        held.sendall(b"GET / HTTP/1.1\r\nX-Nonce: n\r\n\r\n")
+        assert held.recv(12) == b"HTTP/1.1 401"
+        opened.close()
+        while held.recv(1000):
+            pass
+
+
+def test_an_offer_that_cannot_listen_everywhere_listens_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    listener = offer_module._Listener
+
+    def listening(address: str, offer: Any) -> Any:
+        if made:
+            raise OSError("no such address")
+        made.append(listener(address, offer))
+        return made[0]
+
+    monkeypatch.setattr(offer_module, "_Listener", listening)
+    monkeypatch.setattr(offer_module, "addresses_toward", lambda url: {"127.0.0.1", "127.0.0.2"})
+    with pytest.raises(OSError, match="no such address"):
+        WeightOffer([HERE])
+    assert made[0].socket.fileno() == -1
 
 
 def test_no_path_leads_out_of_what_is_offered_and_nothing_is_answered_without_the_token(
@@ -338,7 +529,7 @@ def test_a_server_pulls_and_keeps_the_files_until_they_are_loaded(offer: WeightO
             assert not second.exists()
             broken = order.model_copy(update={"version": "run:9"})
             answer = await posted(guard, "/pull_weights", broken.model_dump(mode="json"))
-            assert (answer.status_code, "are not offered" in answer.text) == (409, True)
+            assert (answer.status_code, "not offered" in answer.text) == (409, True)
 
     before = _scratch()
     asyncio.run(all_of_it())
@@ -348,6 +539,86 @@ def test_a_server_pulls_and_keeps_the_files_until_they_are_loaded(offer: WeightO
 
 def _scratch() -> set[str]:
     return {path.name for path in Path("/dev/shm").glob("reasoner-*-weights-*")}
+
+
+def test_weights_that_are_being_taken_stay_and_others_wait(offer: WeightOffer, weights: Path) -> None:
+    """Of the same run too, whose request may have timed out."""
+    taking, over = asyncio.Event(), asyncio.Event()
+    read: list[bool] = []
+
+    async def engine(scope: Any, receive: Any, send: Any) -> None:
+        folder = Path(json.loads((await receive())["body"])["args"][0])
+        taking.set()
+        await over.wait()
+        read.append(checksum_of(folder) == checksum_of(weights))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    guard = Guard(engine)
+
+    async def all_of_it() -> None:
+        with offer.offering(weights, "run:3") as order:
+            asks = order.model_dump(mode="json")
+            folder = (await posted(guard, "/pull_weights", asks)).json()["folder"]
+            takes = {"method": "take_weights", "args": [folder]}
+            task = asyncio.create_task(posted(guard, "/collective_rpc", takes))
+            await asyncio.wait_for(taking.wait(), 30)
+            for path, body in (
+                ("/pull_weights", asks),
+                ("/collective_rpc", {"method": "take_weights", "args": ["/x"]}),
+            ):
+                answer = await posted(guard, path, body)
+                assert (answer.status_code, answer.text[:23]) == (409, "another run uses it: it")
+            assert (await posted(guard, "/pull_weights", asks | {"is_trial": True})).status_code == 200
+            over.set()
+            assert (await task).status_code == 200
+            assert not Path(folder).exists()
+            assert (await posted(guard, "/pull_weights", asks)).status_code == 200
+
+    asyncio.run(all_of_it())
+    assert read == [True]
+
+
+def test_each_run_has_weights_of_its_own_until_they_are_old(
+    offer: WeightOffer, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guard = Guard(Engine())
+    now = 1000.0
+    monkeypatch.setattr(auth_module, "time", SimpleNamespace(monotonic=lambda: now))
+
+    async def pulled(version: str) -> Path:
+        with offer.offering(weights, version) as order:
+            return Path((await posted(guard, "/pull_weights", order.model_dump(mode="json"))).json()["folder"])
+
+    async def all_of_it() -> None:
+        nonlocal now
+        first, other = await pulled("a:1"), await pulled("b:1")
+        assert first.exists()
+        second = await pulled("a:2")
+        assert (first.exists(), other.exists(), second.exists()) == (False, True, True)
+        now += pull_module.PULL_S + 1
+        third = await pulled("c:1")
+        assert (other.exists(), second.exists(), third.exists()) == (False, False, True)
+
+    asyncio.run(all_of_it())
+
+
+def test_an_engine_that_breaks_off_is_asked_again(offer: WeightOffer, weights: Path) -> None:
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("no such layer")
+
+    guard = Guard(broken)
+
+    async def all_of_it() -> None:
+        with offer.offering(weights, "run:3") as order:
+            asks = order.model_dump(mode="json")
+            for _ in range(2):
+                folder = (await posted(guard, "/pull_weights", asks)).json()["folder"]
+                with pytest.raises(RuntimeError, match="no such layer"):
+                    await posted(guard, "/collective_rpc", {"method": "take_weights", "args": [folder]})
+                assert not Path(folder).exists()
+
+    asyncio.run(all_of_it())
 
 
 ORDER: dict[str, Any] = {

@@ -10,11 +10,28 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from reasoner import EnvironmentKind, Message, Observation, Problem, Turn, UserError, environment
+from reasoner import (
+    EnvironmentKind,
+    Message,
+    Observation,
+    Problem,
+    Turn,
+    UserError,
+    after_thinking,
+    environment,
+    nearest,
+)
 from reasoner_openenv.session import Answer, ServerError, Session, address_of
 
 TEXT, NUMBER = "{text}", "{number}"
-_NUMBER = re.compile(r"-?\d{1,18}")
+_PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}|\{\s*(\w+)\s*\}")
+"""what stands for something, or is meant to"""
+_NUMERAL = re.compile(
+    r"(?:(?<![\w)\]])([-\N{MINUS SIGN}+]))?"  # a sign, not the hyphen or minus of `10-5`
+    r"(?<![\w.])(?<!\d,)(\d++(?:[.,]\d++)*+)(?!\w)",  # all of `3.14`, `1,000`, `1.2.3`; nothing of `x2`, `.5`, `1e5`
+    re.ASCII,  # other letters may touch a number, as in Chinese
+)
+_WHOLE = re.compile(r"\d{1,18}|[1-9]\d{0,2}(?:,\d{3}){1,5}")
 
 
 class OpenEnvOptions(BaseModel):
@@ -25,8 +42,8 @@ class OpenEnvOptions(BaseModel):
     url: str
     """address of the server, such as `http://127.0.0.1:8000`"""
     action: dict[str, Any] = Field(default_factory=lambda: {"message": TEXT})
-    """fields of an action: `{text}` stands for what the policy wrote after `</think>`, `{number}` for the last whole
-    number in it"""
+    """fields of an action: `{text}` stands for what the policy wrote after its thinking, `{number}` for the last whole
+    number in it, also in lists, tables and longer texts"""
     observation: str = ""
     """what the policy reads of an observation: a field, or a dotted path such as `board.text`; empty: all of it as JSON
     """
@@ -40,6 +57,21 @@ class OpenEnvOptions(BaseModel):
     def _is_address(cls, url: str) -> str:
         address_of(url)
         return url
+
+    @field_validator("action")
+    @classmethod
+    def _has_placeholders(cls, action: dict[str, Any]) -> dict[str, Any]:
+        for key in _keys_of(action):
+            if _PLACEHOLDER.search(key):
+                raise ValueError(f"a placeholder can be in a value, and not in a name: {key!r}")
+        named = [match for text in _texts_of(action) for match in _PLACEHOLDER.finditer(text)]
+        for match in named:
+            if match.group() not in (TEXT, NUMBER):
+                near = nearest((match[1] or match[2]).lower(), [TEXT[1:-1], NUMBER[1:-1]])
+                raise ValueError(f"there is no placeholder {match.group()}.{near} There are: {TEXT}, {NUMBER}")
+        if not named:
+            raise ValueError(f"every action would be the same: put {TEXT} or {NUMBER} where the policy's turn belongs")
+        return action
 
 
 class OpenEnv:
@@ -68,10 +100,13 @@ class OpenEnv:
 
     def step(self, turn: Turn) -> Observation:
         assert self._session is not None
-        said = turn.text.rpartition("</think>")[2].strip()
-        if NUMBER in self._options.action.values() and not _NUMBER.search(said):
-            return Observation((Message("user", "Answer with a whole number."),), parts={"steps": self._steps})
-        answer = self._session.step(_action(self._options.action, said))
+        said = after_thinking(turn.text)
+        if said is None:
+            return self._refused("Close your thinking, and answer after it.")
+        number = last_whole_number(said)
+        if number is None and any(NUMBER in text for text in _texts_of(self._options.action)):
+            return self._refused("Answer with a whole number.")
+        answer = self._session.step(_filled(self._options.action, {TEXT: said.strip(), NUMBER: number}))
         self._steps += 1
         text = self._text(answer)
         messages = () if answer.done and not text else (Message("user", text or "(nothing)"),)
@@ -80,6 +115,10 @@ class OpenEnv:
     def close(self) -> None:
         if self._session is not None:
             self._session.close()
+
+    def _refused(self, text: str) -> Observation:
+        """What the policy reads in the place of an observation where its turn is no action."""
+        return Observation((Message("user", text),), parts={"steps": self._steps})
 
     def _text(self, answer: Answer) -> str:
         """What the policy reads of an observation."""
@@ -92,15 +131,44 @@ class OpenEnv:
         return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
 
 
-def _action(fields: Mapping[str, Any], said: str) -> dict[str, Any]:
-    """The action that a turn stands for."""
-    values = dict(fields)
-    for name, value in fields.items():
-        if value == NUMBER:
-            values[name] = int(_NUMBER.findall(said)[-1])
-        elif isinstance(value, str):
-            values[name] = value.replace(TEXT, said)
-    return values
+def last_whole_number(text: str) -> int | None:
+    """The last whole number of a text, with its sign, and with commas between thousands where it has them; numbers that
+    are none are passed over.
+
+    >>> [last_whole_number(text) for text in ("10-5", "3 -4", "1,000.", "3.14", "7, not 2.5")]
+    [5, -4, 1000, None, 7]
+    """
+    whole = [found for found in _NUMERAL.finditer(text) if _WHOLE.fullmatch(found[2])]
+    if not whole:
+        return None
+    number = int(whole[-1][2].replace(",", ""))
+    return number if whole[-1][1] in (None, "+") else -number
+
+
+def _filled(value: Any, values: Mapping[str, Any]) -> Any:
+    """A value of an action with what its placeholders stand for; one alone keeps the type of what it stands for."""
+    if isinstance(value, Mapping):
+        return {name: _filled(inner, values) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_filled(inner, values) for inner in value]
+    if not isinstance(value, str):
+        return value
+    return values[value] if value in values else _PLACEHOLDER.sub(lambda match: str(values[match.group()]), value)
+
+
+def _texts_of(value: Any) -> list[str]:
+    """All texts among the values of an action."""
+    if isinstance(value, str):
+        return [value]
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return [text for each in inner for text in _texts_of(each)]
+
+
+def _keys_of(value: Any) -> list[str]:
+    """All names in an action."""
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    own = list(value) if isinstance(value, Mapping) else []
+    return [*own, *(key for each in inner for key in _keys_of(each))]
 
 
 def preflight(options: OpenEnvOptions) -> str:

@@ -97,11 +97,13 @@ def address_of(url: str) -> str:
     """The address of sessions: `ws://host:8000/ws` for `http://host:8000`.
 
     Raises:
-        ValueError: it is no address of a server.
+        ValueError: it is no address of a server, or has a part that a session's address does not have.
     """
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES or not parts.netloc:
         raise ValueError(f"url must be the address of an OpenEnv server, such as http://127.0.0.1:8000, got {url!r}")
+    if parts.query or parts.fragment:
+        raise ValueError("url must end with the path: what is after ? or # (a token, for example) would not be sent")
     path = parts.path.rstrip("/")
     path = path if path.endswith("/ws") else f"{path}/ws"
     return urlunsplit((_SCHEMES[parts.scheme], parts.netloc, path, "", ""))

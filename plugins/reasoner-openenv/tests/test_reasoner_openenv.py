@@ -17,8 +17,8 @@ from websockets.sync.server import ServerConnection, serve
 import reasoner_openenv
 from reasoner import ConfigError, Message, Observation, Problem, Turn, UserError
 from reasoner.testing import check_environment, make_problem
-from reasoner_openenv.environment import OpenEnv, OpenEnvOptions, openenv
-from reasoner_openenv.session import MOST_BYTES, ServerError, address_of
+from reasoner_openenv.environment import OpenEnv, OpenEnvOptions, last_whole_number, openenv
+from reasoner_openenv.session import MOST_BYTES, Answer, ServerError, address_of
 
 PLUGIN = str(Path(reasoner_openenv.__file__))
 ODD: dict[str, str] = {
@@ -171,7 +171,93 @@ def test_a_server_that_is_not_there_is_refused_before_anything_is_loaded(url: st
 
 def test_addresses() -> None:
     assert address_of("http://a:8000") == address_of("ws://a:8000/ws") == "ws://a:8000/ws"
-    assert address_of("https://a/env/?x=1") == "wss://a/env/ws"
+    assert address_of("https://a/env/") == "wss://a/env/ws"
+    for dropped in ("https://a/env/?token=secret", "https://a#secret"):
+        with pytest.raises(ConfigError, match=r"what is after \? or # .* would not be sent"):
+            openenv.check_options({"url": dropped})
     for wrong in ("a:8000", "ftp://a", "http://", ""):
         with pytest.raises(ConfigError, match="must be the address of an OpenEnv server"):
             openenv.check_options({"url": wrong})
+
+
+class Recorded:
+    """A session that keeps the actions of its steps."""
+
+    def __init__(self) -> None:
+        self.actions: list[Any] = []
+
+    def step(self, action: Any) -> Answer:
+        self.actions.append(action)
+        return Answer("seen", None, False)
+
+
+def actions_of(action: dict[str, Any], text: str) -> tuple[list[Any], tuple[Message, ...]]:
+    """What a turn sends to the server, and what the policy reads then."""
+    made, session = OpenEnv(options=OpenEnvOptions(url="http://a", action=action)), Recorded()
+    made._session = session  # type: ignore[assignment]
+    messages = made.step(said(text)).messages
+    return session.actions, messages
+
+
+@pytest.mark.parametrize(
+    ("action", "sent"),
+    [
+        ({"move": {"text": "{text}", "speed": 2}}, {"move": {"text": "go 7", "speed": 2}}),
+        ({"moves": ["{text}", {"to": ["{number}"]}, True]}, {"moves": ["go 7", {"to": [7]}, True]}),
+        ({"say": "I said: {text} ({number})"}, {"say": "I said: go 7 (7)"}),
+        ({"say": "{number}"}, {"say": 7}),
+        ({"json": '{"a": {"b": {number}}, "c": {}}'}, {"json": '{"a": {"b": 7}, "c": {}}'}),
+    ],
+)
+def test_placeholders_are_filled_wherever_they_are(action: dict[str, Any], sent: dict[str, Any]) -> None:
+    assert actions_of(action, "<think>8</think> go 7 ")[0] == [sent]
+
+
+def test_what_the_policy_writes_is_no_placeholder() -> None:
+    assert actions_of({"say": "{text}, {text}"}, "{number} {x} \\1")[0] == [
+        {"say": "{number} {x} \\1, {number} {x} \\1"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        ({"say": "{txt}"}, r"no placeholder \{txt\}\. Did you mean 'text'\?"),
+        ({"a": ["{text}", {"b": "go {nubmer}"}]}, r"no placeholder \{nubmer\}\. Did you mean 'number'\?"),
+        ({"say": "{Text}"}, r"no placeholder \{Text\}\. Did you mean 'text'\?"),
+        ({"say": "{ text }"}, r"no placeholder \{ text \}\. Did you mean 'text'\?"),
+        ({"say": "{{text}}"}, r"no placeholder \{\{text\}\}\. Did you mean 'text'\?"),
+        ({"{text}": "{text}"}, "not in a name: '{text}'"),
+        ({"a": [{"{number}": "{text}"}]}, "not in a name: '{number}'"),
+        ({"say": "hello", "n": 1}, "every action would be the same"),
+        ({}, "every action would be the same"),
+    ],
+)
+def test_unknown_placeholders_are_refused_with_the_nearest(action: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        openenv.check_options({"url": "http://a", "action": action})
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        *(("3", 3), ("is 3.", 3), ("3, or 4!", 4), ("**12**", 12), (r"\boxed{5}", 5), ("007", 7), ("答案是5。", 5)),
+        *(("-3", -3), ("+3", 3), ("(-3)", -3), ("\N{MINUS SIGN}3", -3), ("x = -3", -3), ("n:-3", -3)),
+        *(("10-5", 5), ("10 - 5", 5), ("10 -5", -5), ("f(1)-5", 5), ("level-5", 5), ("--5", -5)),
+        *(("1,000", 1000), ("-12,345,678", -12345678), ("1,000, yes", 1000), ("1, 000", 0), ("1000", 1000)),
+        *(("1,00", None), ("1,0000", None), ("0,123", None), ("1,2", None), ("1000,000", None), ("1, 2", 2)),
+        *(("3.14", None), ("3.0", None), (".5", None), ("-.5", None), ("1,000.00", None), ("1.2.3", None)),
+        *(("7, not 3.14", 7), ("3.14 or 7", 7), ("1e5", None), ("x2", None), ("5km", None), ("1_000", None)),
+        *(("1,000x", None), ("9" * 18, int("9" * 18)), ("9" * 19, None), ("", None), ("none", None), ("٣", None)),
+    ],
+)
+def test_the_last_whole_number(text: str, number: int | None) -> None:
+    assert last_whole_number(text) == number
+
+
+@pytest.mark.parametrize("text", ["<think>7", "<think>a</think>7<think>8", "[THINK]7", "<thought>7</think>"])
+def test_thoughts_are_no_actions(text: str) -> None:
+    for action in ({"say": "{text}"}, {"guess": "{number}"}):
+        sent, messages = actions_of(action, text)
+        assert (sent, messages) == ([], (Message("user", "Close your thinking, and answer after it."),))
+    assert actions_of({"say": "{text}"}, "[THINK]7[/THINK] 8")[0] == [{"say": "8"}]

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from reasoner import Problem, Response, Score, reward
+from reasoner import Problem, Response, Score, after_thinking, reward
 from reasoner_verifiers.tasksets import SingleTurnTaskset, library, open_taskset
 
 
@@ -54,7 +54,7 @@ async def verifiers(problem: Problem, response: Response, *, options: VerifiersO
     """The sum of the rewards of the problem's task, each with its weight, as the taskset has them.
 
     The problem must come from the generator `verifiers`: the rewards read the data of its task. They get a trace of one
-    turn, whose reply is the text of the response after `</think>`.
+    turn, whose reply is the text of the response after its thinking; it is empty where the thinking is not closed.
 
     Parts: each reward and each metric by its name.
 
@@ -72,12 +72,13 @@ async def verifiers(problem: Problem, response: Response, *, options: VerifiersO
 
 
 def one_turn(task: Any, problem: Problem, text: str) -> Any:
-    """The trace of a prompt and one answer."""
+    """The trace of a prompt and one answer: what follows the thinking; what is before it is no part of the reply."""
     base, graph = library("verifiers.v1"), library("verifiers.v1.graph")
     kinds = {"system": base.SystemMessage, "user": base.UserMessage, "assistant": base.AssistantMessage}
     messages = [kinds[each.role](content=each.content) for each in problem.messages]
-    thought, closed, said = text.rpartition("</think>")
-    answer = base.AssistantMessage(content=said, reasoning_content=thought.removeprefix("<think>") if closed else None)
+    reply = after_thinking(text) or ""
+    # with its marks, whichever the model has
+    answer = base.AssistantMessage(content=reply, reasoning_content=text.removesuffix(reply) or None)
     nodes = [
         graph.MessageNode(parent=at - 1 if at else None, message=message, sampled=message is answer)
         for at, message in enumerate([*messages, answer])

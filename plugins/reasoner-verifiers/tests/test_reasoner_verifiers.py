@@ -99,7 +99,8 @@ def test_tasks_are_problems_in_an_order_of_the_seed() -> None:
     [
         ("{answer}", 1.5, 1.0),
         ("<think>so it is 99</think>{answer}", 1.5, 1.0),
-        ("<think>{answer}", 0.0, 0.0),
+        ("[THINK]so it is 99[/THINK]{answer}", 1.5, 1.0),
+        ("<think>{answer}", 0.5, 0.0),  # an empty reply, which is short
         ("It is {answer}.", 0.0, 0.0),
         ("0", 0.5, 0.0),
         ("", 0.5, 0.0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,8 @@ from reasoner.config import Config
 from reasoner.errors import ConfigError, UserError
 from reasoner.learning.factory import describe_learner
 from reasoner.loading import Resolved, load_config
-from reasoner.loading.dump import settings_toml
+from reasoner.loading.dump import settings_of, settings_toml
+from reasoner.loading.messages import show_key
 from reasoner.planning.decide import decide, planned_engine
 from reasoner.planning.estimate import FitVerdict, RunEstimate, find_estimate
 from reasoner.planning.feasibility import refuse_impossible
@@ -89,11 +90,11 @@ def plan(
     else:
         _print(resolved, estimate)
     if write is not None:
-        _write(write, estimate, arguments)
+        _write(write, estimate, resolved)
         typer.echo(f"written: {write}; use it with --config {write}", err=json_)
 
 
-def _write(file: Path, estimate: RunEstimate, arguments: Sequence[str]) -> None:
+def _write(file: Path, estimate: RunEstimate, resolved: Resolved) -> None:
     """The settings of the command line and those that make the run fit, as a file.
 
     Raises:
@@ -101,10 +102,12 @@ def _write(file: Path, estimate: RunEstimate, arguments: Sequence[str]) -> None:
     """
     if estimate.advice is None:
         raise UserError(f"nothing is written to {file}: {estimate.advise()}")
-    values = json.loads(estimate.config.model_dump_json())
-    chosen = {setting.partition("=")[0].strip(): None for setting in arguments}
-    settings = {key: _value(values, key) for key in chosen} | dict(estimate.advice)
-    text = f"# Fits {_where(estimate)}, as `reasoner plan` estimates.\n{settings_toml(settings)}"
+    # `auto` stays as it was set: `estimate.config` has it decided
+    fitting = replace(estimate, config=resolved.config).changed(estimate.advice)
+    assert fitting is not None
+    keys = [path for path in settings_of(resolved.config) if resolved.origins[show_key(path)] == "--set"]
+    keys += [tuple(key.split(".")) for key in estimate.advice]
+    text = f"# Fits {_where(estimate)}, as `reasoner plan` estimates.\n{settings_toml(fitting.config, keys)}"
     try:
         with file.open("x", encoding="utf-8") as opened:
             opened.write(text)
@@ -112,13 +115,6 @@ def _write(file: Path, estimate: RunEstimate, arguments: Sequence[str]) -> None:
         raise UserError(f"{file} is there already; give --write another name, or remove it.") from None
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}.") from error
-
-
-def _value(values: Mapping[str, Any], key: str) -> Any:
-    """What the configuration has at a dotted key."""
-    for part in key.split("."):
-        values = values[part]
-    return values
 
 
 def _estimate(resolved: Resolved, gpus: int, gpu_memory: float | None) -> RunEstimate:

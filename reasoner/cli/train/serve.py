@@ -16,7 +16,7 @@ from reasoner.io.safe_text import printable
 from reasoner.loading import Resolved, load_config
 from reasoner.loading.task_files import TaskFile
 from reasoner.models.resolve import resolve_model
-from reasoner.planning.decide import decide
+from reasoner.planning.decide import alone, decide
 from reasoner.processes.lifetime import guard_processes, interruptible
 from reasoner.sampling.factory import check_sampler, choose_engine, start_of
 from reasoner.sampling.server.auth import KEY
@@ -54,8 +54,6 @@ def serve(
 
     reasoner run math-gsm8k --set 'sampling.servers=["http://127.0.0.1:8000"]'
     """
-    from reasoner.benchmarks.parts import alone
-
     chosen = alone(_load(task, profile, config or (), sets or (), plugin or ())).config
     choose_engine(SamplingConfig(engine="vllm"))  # refuses where there is none
     served: dict[str, Any] = {"engine": "vllm", "servers": []}  # whatever the runs of the task do

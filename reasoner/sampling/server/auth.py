@@ -11,14 +11,16 @@ import json
 import os
 import secrets
 import socket
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
 from reasoner.processes.scratch_folders import ScratchFolder
-from reasoner.sampling.server.pull import PullError, PullOrder, place_for, pull
+from reasoner.sampling.server.pull import PULL_S, PullError, PullOrder, place_for, pull
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
@@ -33,8 +35,19 @@ MAX_CALL = 2**20
 """bytes of a request to call one of them"""
 PULL = "/pull_weights"
 """route: the body is a `PullOrder`, the answer says in which folder of the server's machine the files are"""
+_TAKING = ("take_adapter", "take_weights")
+_IN_USE = "another run uses it: its engine is taking weights; give every run servers of its own"
 _OPEN = ("/health",)
 _CALL = "/collective_rpc"
+
+
+@dataclass(frozen=True, slots=True)
+class _Pulled:
+    """Weights that were pulled."""
+
+    folder: ScratchFolder
+    at: float
+    """moment at which they were there"""
 
 
 class Guard:
@@ -49,8 +62,9 @@ class Guard:
 
     Of the workers' methods only a run's own can be called: some of the others end the engine, or never answer.
 
-    Weights are pulled before the engine hears of them. They are removed once `take_weights` or
-    `take_adapter` of them is answered, when others are pulled, and with the process.
+    Weights are pulled before the engine hears of them. They are removed once `take_weights` or `take_adapter` of them
+    is answered, when the same run has others pulled, when nobody has taken them for long, and with the process. While
+    the engine takes weights, others are refused: it would read what is being removed, or mix two runs' weights.
     """
 
     def __init__(self, app: App) -> None:
@@ -58,7 +72,9 @@ class Guard:
         self._key = os.environ.get(KEY, "")
         names = ("localhost", socket.gethostname(), socket.getfqdn(), os.environ.get(BOUND, ""))
         self._names = {name.lower() for name in names if name}
-        self._pulled: ScratchFolder | None = None
+        self._pulled: dict[str, _Pulled] = {}
+        """run -> what it has not taken yet"""
+        self._is_taking = False
         self._pulling = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
@@ -71,19 +87,32 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008, "reason": why})  # 403, before it was accepted
             return
         path = scope["path"].rstrip("/") if scope.get("method") == "POST" else ""
+        takes = False
         if not status and path == _CALL:
             body = await _body(receive)
             status, why = _refused_call(body)
+            takes = not status and json.loads(body or b"")["method"] in _TAKING
+            if takes and self._is_taking:
+                status, why = 409, _IN_USE
             receive = _once(body or b"", receive)
         elif not status and path == PULL:
             status, why = await self._pull(await _body(receive), (scope.get("client") or ("",))[0])
         if status:
             await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
             await send({"type": "http.response.body", "body": why.encode()})
-            return
-        await self._app(scope, receive, send)
-        if path == _CALL and self._pulled and str(self._pulled.path) in _arguments(body):
-            self._remove_pulled()
+        elif takes:
+            await self._take(scope, receive, send, _arguments(body))
+        else:
+            await self._app(scope, receive, send)
+
+    async def _take(self, scope: Scope, receive: Any, send: Any, arguments: list[Any]) -> None:
+        """Have the engine take weights, and remove them if they were pulled."""
+        self._is_taking = True
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._is_taking = False
+            self._remove_pulled(lambda _, pulled: str(pulled.folder.path) in arguments)
 
     async def _pull(self, body: bytes | None, host: str) -> tuple[int, str]:
         """Pull what an order from `host` names; returns status and the folder, or why not."""
@@ -95,7 +124,10 @@ class Guard:
             return 400, f"{place}: {first['msg']}"
         async with self._pulling:
             if not order.is_trial:
-                self._remove_pulled()
+                if self._is_taking:
+                    return 409, _IN_USE
+                old = time.monotonic() - PULL_S
+                self._remove_pulled(lambda owner, pulled: owner == order.owner or pulled.at < old)
             try:
                 folder = ScratchFolder("weights", place_for(order.size))
             except (PullError, OSError) as error:
@@ -108,13 +140,13 @@ class Guard:
             if order.is_trial:
                 folder.remove()
             else:
-                self._pulled = folder
+                self._pulled[order.owner] = _Pulled(folder, time.monotonic())
             return 200, json.dumps({"folder": str(folder.path)})
 
-    def _remove_pulled(self) -> None:
-        if self._pulled:
-            self._pulled.remove()
-            self._pulled = None
+    def _remove_pulled(self, is_over: Callable[[str, _Pulled], bool]) -> None:
+        for owner, pulled in [*self._pulled.items()]:
+            if is_over(owner, pulled):
+                self._pulled.pop(owner).folder.remove()
 
     def _refusal(self, scope: Scope) -> tuple[int, str]:
         """Status and why; 0: the request may pass."""

@@ -1,9 +1,11 @@
 """The run's side of weights over HTTP: files that servers without a shared folder pull (`pull.py` is theirs).
 
-    GET /<version>/<file>    Authorization: Bearer <token of this run>; `Range: bytes=N-` resumes a broken pull
+    GET /<version>/<file>    X-Nonce: <the server's>; answered with 401, X-Nonce: <the run's> and X-Proof of the run
+    GET /<version>/<file>    X-Proof of the server, on the same connection; `Range: bytes=N-` resumes a broken pull
 
-The token is this run's own, made anew at every start, and reaches a server in the order to pull. A file is looked up
-among those that are offered, never in a folder; where nothing is offered nothing is answered.
+The token that the proofs are made with is this run's own, made anew at every start, and reaches a server in the order
+to pull; here it is never sent. A file is looked up among those that are offered, never in a folder; where nothing is
+offered nothing is answered.
 """
 
 from __future__ import annotations
@@ -12,23 +14,32 @@ import re
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
 import xxhash
 
-from reasoner.sampling.server.pull import BLOCK, PullOrder, WeightFile
+from reasoner.sampling.server.pull import NONCE, PROOF, PullOrder, WeightFile, proof
+from reasoner.sampling.server.timed_socket import TimedSocket
 
 _IDLE_S = 30.0
-"""seconds without a byte after which a connection ends"""
+"""seconds in which nothing of a file can be sent after which a connection ends"""
+_HEAD_S = 5.0
+"""seconds for a request, from the connection or the answer before it on"""
 _CONNECTIONS = 256
 """at the same time; more are refused"""
+_PER_ADDRESS = 64
+"""of them, from one address"""
+_BLOCK = 2**22
+"""bytes that are read at once for a checksum"""
 _HASHES = 4
 """files whose checksums are computed at the same time"""
 
@@ -55,10 +66,12 @@ class WeightOffer:
         self.token = secrets.token_urlsafe(32)
         self.offered: _Offered | None = None
         self._listeners: dict[str, _Listener] = {}
-        for address in sorted({address for url in urls for address in addresses_toward(url)}):
-            listener = _Listener(address, self)
-            self._listeners[address] = listener
-            threading.Thread(target=listener.serve_forever, args=(0.1,), name="weights over HTTP", daemon=True).start()
+        try:
+            for address in sorted({address for url in urls for address in addresses_toward(url)}):
+                self._listeners[address] = _Listener(address, self)
+        except BaseException:
+            self.close()
+            raise
 
     @contextmanager
     def offering(self, folder: Path, version: str) -> Iterator[PullOrder]:
@@ -89,8 +102,7 @@ class WeightOffer:
         """Listen no more; what is being pulled breaks off."""
         self.offered = None
         for listener in self._listeners.values():
-            listener.shutdown()
-            listener.server_close()
+            listener.end()
 
 
 def addresses_toward(url: str) -> set[str]:
@@ -117,7 +129,7 @@ def addresses_toward(url: str) -> set[str]:
 def _sum(path: Path) -> str:
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
-        while block := file.read(BLOCK):
+        while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
 
@@ -129,20 +141,38 @@ class _Listener(ThreadingHTTPServer):
     def __init__(self, address: str, offer: WeightOffer) -> None:
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.offer = offer
-        self._room = threading.BoundedSemaphore(_CONNECTIONS)
+        self._lock = threading.Lock()
+        self._open: dict[TimedSocket, str] = {}
+        """connection -> address that it comes from"""
         super().__init__((address, 0), _Handler)
+        threading.Thread(target=self.serve_forever, args=(0.1,), name="weights over HTTP", daemon=True).start()
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._room.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        super().process_request(request, client_address)
+    def end(self) -> None:
+        """Listen no more, and break off what is open."""
+        self.shutdown()
+        self.server_close()
+        with self._lock:
+            for connection in self._open:
+                with suppress(OSError):  # it has just ended by itself
+                    connection.shutdown(socket.SHUT_RDWR)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._room.release()
+    def get_request(self) -> tuple[Any, Any]:
+        request, client_address = super().get_request()
+        return TimedSocket(request, _IDLE_S, time.monotonic() + _HEAD_S), client_address
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether there is room; strangers at one address leave some for the servers at others."""
+        with self._lock:
+            of_address = sum(address == client_address[0] for address in self._open.values())
+            if len(self._open) >= _CONNECTIONS or of_address >= _PER_ADDRESS:
+                return False
+            self._open[request] = client_address[0]
+        return True
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A server that breaks off pulls again, or is out and said to be."""
@@ -150,15 +180,29 @@ class _Listener(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Listener
+    connection: TimedSocket
     protocol_version = "HTTP/1.1"
-    timeout = _IDLE_S
+    _nonces: tuple[str, str] | None = None
+    """the server's and this run's, once they are said"""
+
+    def handle_one_request(self) -> None:
+        self.connection.ends = time.monotonic() + _HEAD_S
+        super().handle_one_request()
 
     def do_GET(self) -> None:
-        """Send a file, or the rest of one."""
-        offer = self.server.offer
-        given = self.headers.get("Authorization", "").encode()
-        if not secrets.compare_digest(given, f"Bearer {offer.token}".encode()):
-            self._refuse(401, "the token is not this run's")
+        """Show that this is the run; then, to a server that was given the token, send a file, or the rest of one."""
+        offer, part = self.server.offer, self.headers.get("Range", "")
+        if self._nonces is None and NONCE in self.headers:
+            self._nonces = (self.headers[NONCE], secrets.token_hex(16))
+            own = proof(offer.token, "run", self._nonces, self.path, part)
+            self._refuse(401, "", {NONCE: self._nonces[1], PROOF: own})
+            return
+        self.close_connection = True
+        given = self.headers.get(PROOF, "").encode(errors="replace")
+        if self._nonces is None or not secrets.compare_digest(
+            given, proof(offer.token, "server", self._nonces, self.path, part).encode()
+        ):
+            self._refuse(401, "who asks does not know this run's token")
             return
         version, _, name = self.path.removeprefix("/").partition("/")
         offered = offer.offered
@@ -188,9 +232,11 @@ class _Handler(BaseHTTPRequestHandler):
             if size > start:
                 self.connection.sendfile(file, start)
 
-    def _refuse(self, status: int, why: str) -> None:
+    def _refuse(self, status: int, why: str, headers: Mapping[str, str] = MappingProxyType({})) -> None:
         data = why.encode()
         self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

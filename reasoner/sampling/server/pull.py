@@ -1,15 +1,23 @@
 """The server's side of weights over HTTP: the files of a version, pulled from the run that asks for it (`offer.py`).
 
 A server pulls from the machine that asks it to and from no other: whoever may ask cannot have it read somewhere else.
+What listens there must first show that it knows the run's token, which it is not sent (`proof`); of what else may
+answer, behind a tunnel for instance, nothing is passed on.
+
+    server: nonce       run: nonce, proof       server: proof       run: the file, or the rest of it
+
 Every file is as long as the order says or is refused, is resumed where a connection broke, and has the order's checksum
 before anything is loaded. The receipt of what was loaded is the worker's (`vllm/worker.py`).
 """
 
 from __future__ import annotations
 
+import hmac
 import http.client
 import ipaddress
+import secrets
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,19 +33,24 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reasoner.errors import SamplerError
 from reasoner.processes.machine import GIB, MEMORY_FOLDER, why_not_in_memory
+from reasoner.sampling.server.timed_socket import TimedSocket
 
 PULL_S = 900.0
 """seconds that a pull may take"""
-BLOCK = 2**22
-"""bytes that are read at once"""
+NONCE, PROOF = "X-Nonce", "X-Proof"
+"""headers of what both sides say before a file comes"""
+_BLOCK = 2**18
+"""bytes that are read at most at once: whatever came is written, so that it is there when the connection breaks"""
 _IDLE_S = 20.0
-"""seconds without a byte after which a connection counts as broken"""
+"""seconds without a byte, or without the heads of both answers, after which a connection counts as broken"""
 _STREAMS = 4
 """files at the same time"""
-_FAILURES = 4
+_FAILURES = 6
 """connections in a row that bring nothing, after which the pull ends"""
 _PAUSE_S = 0.25
 """seconds before the second of them; doubled before each further one"""
+
+_REFUSALS = {404: ": there is no such file", 409: ": these weights are not offered", 416: ": the file is shorter"}
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$")]
 """of a file: never a path"""
@@ -68,10 +81,15 @@ class PullOrder(BaseModel):
     """address of the run's machine -> port on which the files are there"""
     token: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{20,200}$", repr=False)]
     version: Annotated[str, Field(pattern=r"^[A-Za-z0-9:._-]{1,100}$")]
-    """name of the weights"""
+    """name of the weights: the run's, a colon, and its own"""
     files: Annotated[tuple[WeightFile, ...], Field(min_length=1, max_length=5000)]
     is_trial: bool = False
     """whether the files are removed as soon as they are there"""
+
+    @property
+    def owner(self) -> str:
+        """The run whose weights they are."""
+        return self.version.partition(":")[0]
 
     @property
     def size(self) -> int:
@@ -151,6 +169,15 @@ class _Source:
     over: Event = field(default_factory=Event)
     """nobody waits for the files any more"""
 
+    def connect(self) -> TimedSocket:
+        """
+        Raises:
+            OSError: there is no connection.
+        """
+        left = max(0.001, min(_IDLE_S, self.ends - time.monotonic()))
+        plain = socket.create_connection((self.address, self.port), timeout=left)
+        return TimedSocket(plain, _IDLE_S, self.ends)
+
     def check_time(self, name: str, why: str = "") -> None:
         """See whether there is time for more of a file.
 
@@ -187,7 +214,7 @@ def _fetch(source: _Source, file: WeightFile, path: Path) -> str:
             try:
                 for block in _blocks(source, file, have):
                     digest.update(block)
-                    _write(out, block)
+                    _write(out, memoryview(block))
             except (OSError, http.client.HTTPException) as error:
                 failures = 1 if out.tell() > have else failures + 1
                 _pause(source, file, failures, error)
@@ -215,7 +242,9 @@ def _pause(source: _Source, file: WeightFile, failures: int, error: Exception) -
     Raises:
         PullError: there have been enough.
     """
-    said = f" ({type(error).__name__}: {error})" if str(error) else f" ({type(error).__name__})"
+    # what is wrong with an answer quotes it, and it may be anybody's
+    quoted = f": {error}" if str(error) and isinstance(error, OSError) else ""
+    said = f" ({type(error).__name__}{quoted})"
     if failures >= _FAILURES:
         raise PullError(
             f"http://{source.address}:{source.port} brought nothing {failures} times in a row{said}"
@@ -224,40 +253,77 @@ def _pause(source: _Source, file: WeightFile, failures: int, error: Exception) -
     source.over.wait(_PAUSE_S * 2 ** (failures - 1))
 
 
-def _blocks(source: _Source, file: WeightFile, start: int) -> Iterator[memoryview]:
-    """What one connection brings of the file from a byte on.
+def _blocks(source: _Source, file: WeightFile, start: int) -> Iterator[bytes]:
+    """What one connection brings of the file from a byte on, as it comes.
 
     Raises:
         OSError, HTTPException: it broke off.
         PullError: it is not what was asked for.
     """
-    connection = http.client.HTTPConnection(source.address, source.port, timeout=_IDLE_S)
+    connection = http.client.HTTPConnection(source.address, source.port)
+    connection.auto_open = 0
     try:
-        headers = {"Authorization": f"Bearer {source.order.token}", "Range": f"bytes={start}-"}
-        connection.request("GET", f"/{source.order.version}/{file.name}", headers=headers)
+        connection.sock = timed = source.connect()
+        path, part = f"/{source.order.version}/{file.name}", f"bytes={start}-"
+        timed.ends = min(source.ends, time.monotonic() + _IDLE_S)
+        connection.request("GET", path, headers={"Range": part, PROOF: _proof_to(connection, source, path, part)})
         with connection.getresponse() as answer:
-            _check_answer(answer, file, start)
-            left, room = file.size - start, memoryview(bytearray(min(BLOCK, file.size - start)))
+            _check_answer(answer, source, file, start)
+            timed.ends, left = source.ends, file.size - start
             while left:
                 source.check_time(file.name)
-                count = answer.readinto(room[: min(left, len(room))])
-                if not count:
+                block = answer.read1(min(left, _BLOCK))
+                if not block:
                     raise ConnectionError(f"{left} bytes are missing")
-                left -= count
-                yield room[:count]
+                left -= len(block)
+                yield block
     finally:
         connection.close()
 
 
-def _check_answer(answer: http.client.HTTPResponse, file: WeightFile, start: int) -> None:
+def proof(token: str, side: str, nonces: tuple[str, str], path: str, part: str) -> str:
+    """What only who has the token can say, and what is of use once only.
+
+    Args:
+        side: who says it: `run` or `server`.
+        nonces: the server's and the run's, of this connection.
+        path: of the file.
+        part: the `Range` of it.
+    """
+    return hmac.digest(token.encode(), "\n".join((side, *nonces, path, part)).encode(), "sha256").hex()
+
+
+def _proof_to(connection: http.client.HTTPConnection, source: _Source, path: str, part: str) -> str:
+    """This server's proof, for a run that has given its own.
+
+    Raises:
+        PullError: what answers is not the run.
+    """
+    nonce = secrets.token_hex(16)
+    connection.request("GET", path, headers={"Range": part, NONCE: nonce})
+    with connection.getresponse() as answer:
+        nonces, token = (nonce, answer.headers.get(NONCE, "")), source.order.token
+        expected, given = proof(token, "run", nonces, path, part), answer.headers.get(PROOF, "")
+        is_run = hmac.compare_digest(expected.encode(), given.encode(errors="replace"))
+        if not is_run or answer.read1(1):
+            raise PullError(
+                f"what listens at {source.address}, port {source.port}, is not the run: it does not know the run's "
+                "token. Something between the two changes addresses (a tunnel such as `ssh -L`, a proxy)"
+            )
+    return proof(token, "server", nonces, path, part)
+
+
+def _check_answer(answer: http.client.HTTPResponse, source: _Source, file: WeightFile, start: int) -> None:
     """See whether an answer is the rest of the file.
 
     Raises:
         PullError: it is something else.
     """
     if answer.status != 206:
-        said = answer.read(300).decode(errors="replace")
-        raise PullError(f"the run refuses {file.name} with status {answer.status}: {said}")
-    wanted, there = f"bytes {start}-{file.size - 1}/{file.size}", answer.headers.get("Content-Range", "no part")
-    if there != wanted or answer.length != file.size - start:
-        raise PullError(f"of {file.name} {wanted} were asked for, and {there} came")
+        raise PullError(
+            f"the run refuses {file.name} of the weights {source.order.version!r} with status "
+            f"{answer.status}{_REFUSALS.get(answer.status, '')}"
+        )
+    wanted = f"bytes {start}-{file.size - 1}/{file.size}"
+    if answer.headers.get("Content-Range") != wanted or answer.length != file.size - start:
+        raise PullError(f"of {file.name} {wanted} were asked for, and something else came")

@@ -25,6 +25,9 @@ from reasoner.sampling.vllm.process import host_environment
 _MODULE = "reasoner.sampling.server.entrypoint"
 _END_WITHIN = 10.0
 """seconds for a polite end before the server is killed"""
+NO_PROXY_HEADERS = {"FORWARDED_ALLOW_IPS": ""}
+"""environment of uvicorn: otherwise it takes the word of whoever asks from 127.0.0.1 (`X-Forwarded-For`) for where a
+request comes from, and weights are pulled from there"""
 _ANY = ("0.0.0.0", "::")
 
 
@@ -43,7 +46,7 @@ def serve(start: StartEngine, host: str, port: int, ready: Callable[[str], None]
     place = {"host": host, "port": port}
     with ScratchFolder("vllm") as scratch:
         # the routes that change weights
-        environment = host_environment(start, scratch) | {"VLLM_SERVER_DEV_MODE": "1", BOUND: host}
+        environment = host_environment(start, scratch) | {"VLLM_SERVER_DEV_MODE": "1", BOUND: host} | NO_PROXY_HEADERS
         process = subprocess.Popen(
             module_command(_MODULE, json.dumps(dataclasses.asdict(start)), json.dumps(place)),
             stdin=subprocess.DEVNULL,

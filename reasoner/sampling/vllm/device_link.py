@@ -6,7 +6,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -67,20 +67,34 @@ class DeviceLink:
             deque(weights, maxlen=0)
 
     def _give(self, weights: Iterator[tuple[str, Tensor]], version: int | None) -> tuple[Value, DeviceDigest]:
-        with ScratchFolder("buckets") as folder, _listening(folder / "socket") as listener:
-            self._host.send(TakeBuckets(str(folder / "socket"), version))
-            broken = "did not come for them"
-            if channel := self._accepted(listener):
-                with channel:
-                    try:
-                        digest = send_weights(channel, self._buffer, self._shared, weights)
-                        return self._host.reply(), digest
-                    except (EOFError, OSError) as error:
-                        broken = f"broke off ({error!r})"
+        with ScratchFolder("buckets") as folder:
+            with _listening(folder / "socket") as listener:
+                self._host.send(TakeBuckets(str(folder / "socket"), version))
+                try:
+                    sent = self._sent(listener, weights)
+                except Exception:
+                    if version is None:  # the engine goes on: what it says of this must not answer what comes next
+                        listener.close()
+                        with suppress(SamplerError):
+                            self._host.reply()
+                    raise
             value = self._host.reply()  # says why, as a rule
-            if version is None:
-                return value, DeviceDigest()
-            raise SamplerError(f"vLLM was given weights on the GPU and {broken}; it answered {value!r}")
+        if isinstance(sent, DeviceDigest):
+            return value, sent
+        if version is None:
+            return value, DeviceDigest()
+        raise SamplerError(f"vLLM was given weights on the GPU and {sent}; it answered {value!r}")
+
+    def _sent(self, listener: socket.socket, weights: Iterator[tuple[str, Tensor]]) -> DeviceDigest | str:
+        """The checksum of what was sent; or how the worker broke off, which its answer explains."""
+        channel = self._accepted(listener)
+        if channel is None:
+            return "did not come for them"
+        with channel:
+            try:
+                return send_weights(channel, self._buffer, self._shared, weights)
+            except (EOFError, OSError) as error:
+                return f"broke off ({error!r})"
 
     def _accepted(self, listener: socket.socket) -> Connection | None:
         """The worker's connection; None: it failed before it had one."""

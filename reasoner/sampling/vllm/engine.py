@@ -139,10 +139,13 @@ class VllmSampler:
         from reasoner.sampling.vllm.device_link import DeviceLink
 
         try:
-            self._link = DeviceLink(self._host)
-            return self._link.try_it()
+            link = DeviceLink(self._host)
+            why = link.try_it()
         except (RuntimeError, OSError) as error:  # of CUDA, or of the socket: the weights go as files
             return f"CUDA IPC does not work here ({type(error).__name__}: {error})"
+        if not why:
+            self._link = link  # otherwise its buffer is given back
+        return why
 
     def load_on_device(self, weights: Iterable[tuple[str, Tensor]], version: int) -> tuple[Receipt, str]:
         """As `load`, with weights on this process's GPU, after `why_not_on_device` found nothing.
@@ -155,7 +158,9 @@ class VllmSampler:
         assert self._link is not None
         try:
             value, sent = self._link.give(weights, version)
-        except SamplerError:
+        except BaseException:
+            # whatever it was, an error of the learner too: vLLM holds the weights of no version, and its answer is not
+            # read
             self.close()
             raise
         receipt = self._received(value, version, started)

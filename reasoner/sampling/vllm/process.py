@@ -188,10 +188,14 @@ class EngineProcess:
                 advanced, done_before = now, done
             if now - advanced > PATIENCE_S or now - asked > _ANSWER_LIMIT:
                 self._dump_stacks()
+                did = (
+                    f"did nothing for the last {now - advanced:.0f} s: it hangs"
+                    if now - advanced > PATIENCE_S
+                    else f"still works at it, longer than anything may take ({_ANSWER_LIMIT:.0f} s)"
+                )
                 raise SamplerError(
-                    f"vLLM has not answered {self._asked} for {now - asked:.0f} s, and did nothing for the last "
-                    f"{now - advanced:.0f} s: it hangs. The stacks of its threads are in {self._log_file}; resume the "
-                    f"run.{self._tail()}"
+                    f"vLLM has not answered {self._asked} for {now - asked:.0f} s, and {did}. The stacks of its "
+                    f"threads are in {self._log_file}; resume the run.{self._tail()}"
                 )
 
     def completed(self, timeout_s: float | None) -> Completed | None:
