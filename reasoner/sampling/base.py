@@ -176,6 +176,16 @@ class DeviceReceiver(Protocol):
         ...
 
 
+@runtime_checkable
+class WeightPreparer(Protocol):
+    """An engine to which weights can be brought before it loads them."""
+
+    def prepare(self, folder: Path, version: int) -> None:
+        """Do what the next `TokenService.load` of these weights can have done already, while the engine samples.
+        Another thread may wait in `receive` meanwhile, or call `begin`."""
+        ...
+
+
 class Sampler(Protocol):
     """Draws groups of responses and holds one version of the policy's weights.
 

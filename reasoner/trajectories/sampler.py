@@ -15,7 +15,7 @@ from anyio.from_thread import start_blocking_portal
 
 from reasoner.errors import RunError, SamplerError
 from reasoner.records import Group, PartialGroup, Problem, Prompt, Receipt, SamplingParams
-from reasoner.sampling.base import DeviceReceiver, Oldest, ParamsByTask, TokenService, params_of
+from reasoner.sampling.base import DeviceReceiver, Oldest, ParamsByTask, TokenService, WeightPreparer, params_of
 from reasoner.sampling.responses import all_end_tokens, check_request, prompt_seeds, still_sampling
 from reasoner.trajectories.draw import Draw, DrawnGroup, Sessions
 from reasoner.trajectories.interaction import Interaction
@@ -247,6 +247,9 @@ class TrajectorySampler:
         return self._service.load_on_device(weights, version)
 
     def change(self, folder: Path, version: int) -> Receipt:
+        self._state.check_open()
+        if isinstance(self._service, WeightPreparer):
+            self._service.prepare(folder, version)  # the engine samples meanwhile
         with self._state.beginning:
             self._state.check_open()
             return self._state.thread.submit(self._change, folder, version).result()

@@ -167,6 +167,31 @@ def test_weights_change_under_what_is_sampled_and_the_tokens_say_where() -> None
         assert next(groups, None) is None
 
 
+class Preparing(FakeTokens):
+    """Takes weights in two steps; what is sampled goes on in the first one."""
+
+    def prepare(self, folder: Path, version: int) -> None:
+        before = len(self.told), self.running
+        assert before[1]
+        ended = time.monotonic() + 30
+        while self.running and time.monotonic() < ended:
+            time.sleep(0.01)
+        assert (len(self.told), self.running) == (before[0], set())
+        self.told.append(f"prepare {version}")
+
+
+def test_weights_are_brought_while_the_engine_samples_and_loaded_while_it_is_paused() -> None:
+    fake = Preparing(slowly, TOKENIZER, (END,))
+    with TrajectorySampler(fake) as sampler:
+        groups = sampler.sample([prompt("short", "a"), prompt("long", "b")], 1, replace(PARAMS, max_tokens=100))
+        next(groups)
+        assert sampler.change(Path(), 3).version == 3
+        assert next(groups).responses[0].version_changes == ()
+    assert fake.told == ["begin 5", "prepare 3", "pause", "load 3", "resume", "close"]
+    with pytest.raises(SamplerError, match="this sampler is closed"):
+        sampler.change(Path(), 4)
+
+
 def test_weights_that_are_not_taken_end_what_is_sampled_and_leave_the_engine_free() -> None:
     fake = FakeTokens(slowly, TOKENIZER, (END,))
     load = fake.load

@@ -28,6 +28,7 @@ from reasoner.sampling.server.compatibility import ServerRequirements
 from reasoner.sampling.server.offer import WeightOffer, addresses_toward
 from reasoner.sampling.server.pull import NONCE, PROOF, PullError, PullOrder, WeightFile, place_for, proof, pull
 from reasoner.sampling.server.sampler import ServerSampler
+from reasoner.trajectories.sampler import TrajectorySampler
 from tests.tiny import build_tiny_model
 from tests.unit.fake_vllm import Fake, fake_servers
 
@@ -695,6 +696,43 @@ def test_servers_pull_where_no_folder_is_shared_and_all_receipts_are_equal(fakes
     assert {fake.taken[-1] for fake in fakes} == {receipt.checksum}
     assert [fake.pulled is None for fake in fakes] == [False, False, True]
     assert (sampler.version, far.version == further.version == near.version) == (4, True)
+
+
+def test_servers_sample_on_while_they_pull_and_stand_still_while_they_load(fakes: list[Fake], model: Path) -> None:
+    far, further, near = fakes
+    paused: list[tuple[bool, ...]] = []
+    with opened(fakes, model, []) as service, TrajectorySampler(service) as sampler:
+        sampler.load(model, 0)
+        for fake in (far, further):
+            fake.pulls = lambda folder: paused.append(tuple(fake.paused for fake in fakes))
+        receipt = sampler.change(model, 1)
+        assert paused == [(False,) * 3] * 2  # once by each
+        assert [fake.taken[1:] for fake in fakes] == [[receipt.checksum]] * 3
+        assert not any(fake.paused for fake in fakes)
+        # what was brought and never loaded is not taken for what comes next
+        service.prepare(model, 2)
+        sampler.load(model, 3)
+        assert len(paused) == 2 * 3
+    assert far.version == further.version == near.version
+    assert far.version.endswith(":3")
+
+
+def test_a_server_that_does_not_pull_while_it_samples_is_out_as_soon_as_the_others_load(
+    fakes: list[Fake], model: Path
+) -> None:
+    far, _, near = fakes
+    said: list[str] = []
+    with opened(fakes, model, said) as service, TrajectorySampler(service) as sampler:
+        sampler.load(model, 0)
+
+        def fails(folder: Path) -> None:
+            raise PullError("the disk is full")
+
+        far.pulls = fails
+        assert sampler.change(model, 1).version == 1
+        [lost] = said
+        assert f"{far.url} did not pull the weights: the disk is full" in lost
+        assert (len(far.taken), len(near.taken)) == (1, 2)
 
 
 def test_a_server_that_dies_while_it_pulls_is_out_until_the_next_weights(fakes: list[Fake], model: Path) -> None:

@@ -47,6 +47,17 @@ PATIENCE_S = 180.0
 
 
 @dataclass(frozen=True, slots=True)
+class _PulledWeights:
+    """What came of having servers pull weights."""
+
+    version: int
+    folders: dict[str, Path]
+    """address of a server -> the weights, on its machine"""
+    out: dict[str, str]
+    """address of a server that did not pull them -> why"""
+
+
+@dataclass(frozen=True, slots=True)
 class _LoadedWeights:
     """What came of giving weights to the servers."""
 
@@ -104,6 +115,8 @@ class ServerSampler:
         self._out: dict[str, str] = {}
         self._running: set[int] = set()
         self._is_paused = False
+        self._pulled: _PulledWeights | None = None
+        """what `prepare` did, for the next `load`"""
         self._schedule: RequestSchedule | None = None
         self._scheduled: Future[None] | None = None
         self._events: queue.SimpleQueue[Completed | LostServer | LostTokens | None] = queue.SimpleQueue()
@@ -326,6 +339,11 @@ class ServerSampler:
             raise ServerError(f"scored with other weights than those that it was given: {sorted(others)}")
         return [logprobs for logprobs, _ in scored]
 
+    def prepare(self, folder: Path, version: int) -> None:
+        """As in `WeightPreparer`; a collective. Servers that pull their weights pull them now; what went wrong is the
+        business of `load`."""
+        self._pulled = self._from_first_rank(lambda: self._pull(folder, version))
+
     def load(self, folder: Path, version: int) -> Receipt:
         """As in the protocol; a collective. Servers that were lost are back if they take the weights.
 
@@ -337,7 +355,7 @@ class ServerSampler:
         if not self._is_paused:
             self._check_free("new weights")
             self._end_schedule()
-        loaded = self._from_first_rank(lambda: self._offer_and_give(folder, version))
+        loaded = self._from_first_rank(lambda: self._pull_and_give(folder, version))
         back = [url for url in self._out if url not in loaded.out]
         self._lose_all(loaded.out)
         for url in back:
@@ -347,14 +365,34 @@ class ServerSampler:
         checksum, tensors = loaded.receipt
         return Receipt(version, checksum, tensors, time.monotonic() - started)
 
-    def _offer_and_give(self, folder: Path, version: int) -> _LoadedWeights:
-        with ExitStack() as stack:
-            order = stack.enter_context(self._offer.offering(folder, self._name(version))) if self._offer else None
-            return self._portal.call(self._give, folder, version, order)
+    def _pull_and_give(self, folder: Path, version: int) -> _LoadedWeights:
+        pulled, self._pulled = self._pulled, None
+        if pulled is None or pulled.version != version:
+            pulled = self._pull(folder, version)
+        return self._portal.call(self._give, folder, pulled)
 
-    async def _give(self, folder: Path, version: int, order: PullOrder | None) -> _LoadedWeights:
+    def _pull(self, folder: Path, version: int) -> _PulledWeights:
+        if self._offer is None:
+            return _PulledWeights(version, {}, {})
+        with self._offer.offering(folder, self._name(version)) as order:
+            return self._portal.call(self._pull_by_all, order, version)
+
+    async def _pull_by_all(self, order: PullOrder, version: int) -> _PulledWeights:
+        servers = [server for server in self._servers if server.url in self._pulling]
+        answers = await asyncio.gather(*(server.pull(order) for server in servers), return_exceptions=True)
+        pulled = _PulledWeights(version, {}, {})
+        for server, answer in zip(servers, answers, strict=True):
+            if isinstance(answer, ServerError):
+                pulled.out[server.url] = str(answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                pulled.folders[server.url] = answer
+        return pulled
+
+    async def _give(self, folder: Path, pulled: _PulledWeights) -> _LoadedWeights:
         taken = await asyncio.gather(
-            *(self._give_to(server, index, folder, version, order) for index, server in enumerate(self._servers)),
+            *(self._give_to(server, index, folder, pulled) for index, server in enumerate(self._servers)),
             return_exceptions=True,
         )
         receipts: dict[str, tuple[str, int]] = {}
@@ -376,13 +414,13 @@ class ServerSampler:
             raise HandoverError(f"the servers read different weights from {folder}: {receipts}")
         return _LoadedWeights(next(iter(receipts.values())), out)
 
-    async def _give_to(
-        self, server: Server, index: int, folder: Path, version: int, order: PullOrder | None
-    ) -> tuple[str, int]:
-        if order and server.url in self._pulling:
-            folder = await server.pull(order)
+    async def _give_to(self, server: Server, index: int, folder: Path, pulled: _PulledWeights) -> tuple[str, int]:
+        if why := pulled.out.get(server.url):
+            raise ServerError(why)
+        folder = pulled.folders.get(server.url, folder)
         keep = self._is_paused and server.url not in self._out
-        return await server.take(folder, self._name(version), self._seed_of(index, version), keep=keep)
+        seed = self._seed_of(index, pulled.version)
+        return await server.take(folder, self._name(pulled.version), seed, keep=keep)
 
     def _lose(self, url: str, reason: str) -> None:
         if url not in self._out:
