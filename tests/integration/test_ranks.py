@@ -140,14 +140,11 @@ def test_a_killed_rank_ends_the_run_which_can_be_gone_on_with(command: list[str]
 
 
 LORA = ("lora.rank=4", "lora.alpha=8")
-TURNS = (
-    *("environment.name=walk", "environment.options.turns=2", "environment.format=tags"),
-    "sampling.max_tokens=80",
-)
+TURNS = ("environment.name=walk", "environment.options.turns=2", "environment.format=tags", "sampling.max_tokens=80")
 """an environment in the workers of each rank, which answers the first turn of a response and ends it with the second"""
 STEPS = 12
 RAGGED = (
-    *("sampling.group_size=2", 'sampling.stop=["a", "e", "i", "1"]'),
+    *("sampling.group_size=2", "sampling.refills=1", 'sampling.stop=["a", "e", "i", "1"]'),
     *("learning.updates_per_step=1", "learning.token_budget=64"),
     *(f"evaluation.every={STEPS}", "run.keep_last=0"),
 )
@@ -158,7 +155,7 @@ RAGGED = (
     ("where", "stage", "more"),
     [
         pytest.param(["--gpus", "2"], 3, (*LORA, *TURNS), id="2 ranks, ZeRO 3, LoRA, an environment"),
-        pytest.param(["--hostfile"], 2, ("sampling.refills=1",), id="2 machines, 3 ranks, ZeRO 2"),
+        pytest.param(["--hostfile"], 2, (), id="2 machines, 3 ranks, ZeRO 2"),
     ],
 )
 def test_ragged_steps_come_to_an_end(
@@ -202,7 +199,8 @@ def test_ragged_steps_come_to_an_end(
     notes = [line.split() for line in (tmp_path / "notes").read_text().splitlines()]
     counts = [[int(n) for rank, what, n in notes if (rank, what) == (str(k), "batches")] for k in range(ranks)]
     passes = list(zip(*counts, strict=True))
-    assert any(min(each) == 0 < max(each) for each in passes), passes
+    if not more:  # with an environment every step has groups for both; `test_deepspeed` has shares of nothing for them
+        assert any(min(each) == 0 < max(each) for each in passes), passes
     assert any(0 < min(each) < max(each) for each in passes), passes
     events = [(rank, value) for rank, what, value in notes if what == "event"]
     expected = ["run_started", *["groups_scored", "step_finished"] * STEPS, "run_finished"]
