@@ -454,7 +454,7 @@ def test_the_host_says_how_sources_are_called_or_why_not() -> None:
 
 @given(
     texts=st.lists(st.text(st.characters(exclude_categories=())), max_size=3),
-    tokens=st.lists(st.tuples(st.integers(0, 2**31), st.booleans(), st.floats(max_value=0.0)), min_size=1),
+    tokens=st.lists(st.tuples(st.integers(0, 2**31 - 1), st.booleans(), st.floats(max_value=0.0)), min_size=1),
     fields=parts,
     report=st.none() | st.builds(EnvironmentReport, st.none() | finite, parts, st.just((0.5, 0.0)), st.just(FAILURE)),
 )
@@ -649,7 +649,7 @@ def test_metrics_of_turns_and_of_responses_whose_environment_failed() -> None:
         "tools/failed": pytest.approx(1 / 3),
         "environment/failed": pytest.approx(1 / 3),
     }
-    assert {find(name).unit for name in metrics} <= {"reward", "share", "s", "tokens", "nats", "count"}
+    assert {find(name).unit for name in metrics} <= {"reward", "share", "s", "tokens", "nats", "count", "number"}
     [of_lost] = (rollout_metrics([ScoredGroup(Group(PROBLEM, (1,), (lost,)), rows[2:], (None,))]),)
     assert (of_lost["reward/abstained"], of_lost["tools/calls"], of_lost["response/entropy"]) == (1.0, 0.0, 0.0)
 

@@ -29,6 +29,7 @@ from reasoner.learning.model import attention
 from reasoner.learning.model.backbone import Packing
 from reasoner.learning.model.model_weights import Dtype
 from reasoner.records import Group
+from reasoner.training.critic_update import _Regression
 from tests.ragged import make_response, ragged_groups
 from tests.tiny import build_tiny_model
 
@@ -272,14 +273,13 @@ def test_the_weight_function_gets_the_rows_it_is_asked_about(shared_critic: Torc
     assert done.loss == pytest.approx(-sum(map(sum, expected)))
 
 
-def test_tokens_that_the_policy_did_not_write_are_ignored(tiny: Path) -> None:
-    mask = [True, False, True, False]
-    masked = replace(GROUPS[0], responses=(make_response([1, 2, 3, 4], mask),))
-    critic, other = (with_some_head(make_critic(tiny)) for _ in range(2))
-    written_RT = torch.tensor([mask])
-    critic.accumulate([masked], lambda _, values, __: Weights(torch.where(written_RT, 1.0, torch.nan).to(values)))
-    other.accumulate([masked], lambda _, values, __: Weights(written_RT.to(values)))
-    assert_same_gradient(gradients(critic), gradients(other), 1e-12)
+def test_tokens_that_the_policy_did_not_write_are_ignored() -> None:
+    """Whatever their returns and values are: the regression gives them no weight, and does not count them."""
+    written_RT = torch.tensor([[True, False, True, False]])
+    returns_RT, values_RT = torch.tensor([[1.0, 7.0, 1.0, 7.0]]), torch.tensor([[0.0, 5.0, 0.5, -5.0]])
+    regression = _Regression([0], returns_RT, torch.zeros(1, 4), written_RT, None)
+    assert regression([0], values_RT).weights_RT.equal(torch.tensor([[0.5, 0.0, 0.25, 0.0]]))
+    assert regression.loss == pytest.approx((1.0**2 + 0.5**2) / 2 / 2)
 
 
 def test_weights_of_the_wrong_shape_are_refused(tiny: Path) -> None:

@@ -15,6 +15,7 @@ from reasoner.distributed.ranks import Ranks
 from reasoner.errors import ConfigError
 from reasoner.learning.deepspeed import engine
 from reasoner.learning.deepspeed.settings import deepspeed_settings
+from reasoner.learning.model.options import ModelOptions
 
 
 def settings(tmp_path: Path, theirs: Any = None, dtype: str = "float32", **learning: Any) -> dict[str, Any]:
@@ -123,8 +124,8 @@ def test_ranks_load_in_turn_and_hold_nothing_in_host_memory_that_their_gpu_holds
     class Stop(Exception):  # noqa: N818
         """The model would be loaded now."""
 
-    def load(folder: Path, *, device: str, **_: Any) -> None:
-        loading.append(device)
+    def load(folder: Path, options: ModelOptions) -> None:
+        loading.append(options.device)
         assert turns == ["begin"]
         raise Stop
 
