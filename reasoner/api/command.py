@@ -109,17 +109,27 @@ def _show(process: subprocess.Popen[bytes]) -> bool:
             selector.register(ended, selectors.EVENT_READ)
             while True:
                 try:
-                    ready = {key.fd for key, _ in selector.select()}
-                    if not _pass_on(pipe, decoder) and pipe in ready:
-                        selector.unregister(pipe)
-                    if ended in ready:  # what it left behind may hold the pipe open
-                        return interrupted
+                    _pass_on_until(ended, selector, pipe, decoder)
+                    return interrupted
                 except KeyboardInterrupt:  # further ones change nothing: it is saving
                     if not interrupted:
                         interrupted = True
                         process.send_signal(signal.SIGINT)
     finally:
         os.close(ended)
+
+
+def _pass_on_until(ended: int, selector: selectors.BaseSelector, pipe: int, decoder: codecs.IncrementalDecoder) -> None:
+    """Write what is in the pipe until the process has ended.
+
+    A function of its own, because Python looks for signals where a loop begins again: that must be inside of the `try`.
+    """
+    while True:
+        ready = {key.fd for key, _ in selector.select()}
+        if not _pass_on(pipe, decoder) and pipe in ready:
+            selector.unregister(pipe)
+        if ended in ready:  # what it left behind may hold the pipe open
+            return
 
 
 def _pass_on(pipe: int, decoder: codecs.IncrementalDecoder) -> bool:

@@ -150,7 +150,8 @@ def test_the_strategies_cover_every_record() -> None:
     declared = {t for t in vars(records).values() if isinstance(t, type) and t.__module__ == records.__name__}
     covered = {Message, Problem, Prompt, SamplingParams, Response, Group, Score, Failure, Component, ScoredGroup}
     turns = {ToolCall, Turn, Observation, EnvironmentReport, ToolDescription}
-    assert declared == covered | turns | {Batch, Mismatched, Rollout, NonFiniteResponse, Receipt}
+    begun = {records.PartialGroup, records.PartialResponse}  # test_partial_responses, test_prefetch
+    assert declared == covered | turns | begun | {Batch, Mismatched, Rollout, NonFiniteResponse, Receipt}
 
 
 def test_a_batch_with_every_field_set_loses_nothing(tmp_path: Path) -> None:
