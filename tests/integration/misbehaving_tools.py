@@ -97,10 +97,14 @@ async def waits(seconds: float) -> str:
 
 
 @tool("meets", timeout_s=60.0)
-async def meets(folder: str, calls: int) -> str:
-    """Wait until so many calls are made at the same time."""
-    (Path(folder) / f"{os.getpid()}-{time.monotonic_ns()}").touch()
-    while len(list(Path(folder).iterdir())) < calls:
+async def meets(file: str, calls: int) -> str:
+    """Wait until so many calls are made at the same time: each adds a byte to a file that is there.
+
+    A file of its own would be removed after the first call that ends, where the folder is in memory.
+    """
+    with Path(file).open("ab", buffering=0) as out:
+        out.write(b".")
+    while Path(file).stat().st_size < calls:
         await asyncio.sleep(0.02)
     return f"{calls} met"
 

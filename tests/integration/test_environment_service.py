@@ -256,9 +256,11 @@ def test_many_sessions_share_few_workers_and_wait_for_a_place() -> None:
 
 def test_stateless_calls_run_at_the_same_time_in_as_many_workers_as_allowed(tmp_path: Path) -> None:
     async def together(service: Environments) -> list[list[Observation]]:
-        meeting = turn(call("meets", folder=str(tmp_path), calls=4))
+        meeting = turn(call("meets", file=str(file), calls=4))
         return list(await asyncio.gather(*(played(service, meeting) for _ in range(4))))
 
+    file = tmp_path / "calls"
+    file.touch()
     with opened(tools=["meets"], workers=4) as service:
         seen = asyncio.run(together(service))
         assert service.most_sessions > 10**6
@@ -269,8 +271,8 @@ def test_a_cancelled_call_ends_its_worker_and_nothing_is_left(tmp_path: Path) ->
     """The only worker: it was waiting for another call, which never comes."""
 
     async def cancelled(service: Environments) -> None:
-        task = asyncio.create_task(played(service, turn(call("meets", folder=str(tmp_path), calls=2))))
-        while not list(tmp_path.iterdir()):
+        task = asyncio.create_task(played(service, turn(call("meets", file=str(file), calls=2))))
+        while not file.stat().st_size:
             await asyncio.sleep(0.02)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -278,6 +280,8 @@ def test_a_cancelled_call_ends_its_worker_and_nothing_is_left(tmp_path: Path) ->
         seen = await asyncio.wait_for(played(service, turn(call("waits", seconds=0.0))), 30)
         assert seen[0].messages[0].content == "waited 0"
 
+    file = tmp_path / "calls"
+    file.touch()
     with opened(tools=["meets", "waits"], workers=1) as service:
         asyncio.run(cancelled(service))
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,6 +70,15 @@ class Served:
         self.process.kill()
         self.process.wait(60)
         return psutil.wait_procs(everything, timeout=30)[1]
+
+    def pulled(self) -> list[Path]:
+        """The folders of weights that its processes hold open; others on this machine have theirs."""
+        outer, links = psutil.Process(self.process.pid), []
+        for process in [outer, *outer.children(recursive=True)]:
+            for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+                with suppress(FileNotFoundError):  # closed meanwhile
+                    links.append(descriptor.readlink())
+        return [link for link in links if link.match("/dev/shm/reasoner-*-weights-*")]
 
     def printed(self) -> str:
         return self.log.read_text(errors="replace")
@@ -296,13 +305,14 @@ def test_a_server_that_is_killed_while_it_draws_and_one_that_is_started_again(
         assert tokens_made(again) > 0
         assert check_gap(reference.learner, drawn, 1.0).max < 1e-4
         assert said == [lost, f"{gone.url} is back, with the weights of version 1"]
-        _kill_in_a_pull(again, monkeypatch)
+        pulled = _kill_in_a_pull(again, monkeypatch)
         reference.change("")
         hand_over(reference.learner, sampler)
         assert f"{gone.url} could not be reached, or broke off" in said[2]
         drawn = list(TrajectorySampler(sampler).sample(prompts(folder, 8), 4, SamplingParams(1.0, 24)))
         assert check_gap(reference.learner, drawn, 1.0).max < 1e-4
-    assert not [*Path("/dev/shm").glob("reasoner-*-weights-*")]  # nor what it had pulled
+    assert pulled
+    assert not any(folder.exists() for folder in pulled)
     left = other.kill_outer()
     assert left == []
     with pytest.raises(SamplerError, match="no vLLM server is left") as failed:
@@ -311,8 +321,10 @@ def test_a_server_that_is_killed_while_it_draws_and_one_that_is_started_again(
     assert other.url in str(failed.value)
 
 
-def _kill_in_a_pull(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next pull gets half of a file, then the server is killed."""
+def _kill_in_a_pull(server: Served, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The next pull gets half of a file, then the server is killed; returns a list that then gets the folders in which
+    that server had files."""
+    pulled: list[Path] = []
 
     def half(handler: offer._Handler, path: Path) -> None:
         size = path.stat().st_size
@@ -321,7 +333,9 @@ def _kill_in_a_pull(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
         handler.send_header("Content-Length", str(size))
         handler.end_headers()
         handler.wfile.write(path.read_bytes()[: size // 2])
-        assert [*Path("/dev/shm").glob("reasoner-*-weights-*/*.safetensors")]
+        pulled.extend(server.pulled())
+        assert any([*folder.glob("*.safetensors")] for folder in pulled)
         server.kill()
 
     monkeypatch.setattr(offer._Handler, "_send_file", half)
+    return pulled
