@@ -537,8 +537,13 @@ def test_a_server_pulls_and_keeps_the_files_until_they_are_loaded(offer: WeightO
     assert _scratch() == before
 
 
-def _scratch() -> set[str]:
-    return {path.name for path in Path("/dev/shm").glob("reasoner-*-weights-*")}
+def _scratch() -> set[Path]:
+    """The folders of weights that this process holds open; other tests have theirs on the same machine."""
+    links = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            links.add(descriptor.readlink())
+    return {link for link in links if link.match("/dev/shm/reasoner-*-weights-*")}
 
 
 def test_weights_that_are_being_taken_stay_and_others_wait(offer: WeightOffer, weights: Path) -> None:
