@@ -1,31 +1,30 @@
 #!/usr/bin/env python3
-"""What `reasoner plan` estimates next to what runs take: the table of docs/scaling.md.
+"""What `reasoner plan` estimates next to what runs take.
 
-    .venv/bin/python scripts/bench_memory.py [CASE ...] [--steps 2]
+    .venv/bin/python scripts/bench_memory.py [CASE ...] [--steps 2] [--write]
 
 Every case is a run of `reasoner run` in processes of its own, of two training steps (AdamW has no moments before the
-first): another engine, sampler or size each. Its memory is the highest sum, over the process and everything that it
-started, of what is private, its share of what is shared (PSS), and the weights that are being handed over in /dev/shm;
-it is looked at ten times a second. Needs a CPU, some minutes, and an otherwise idle machine.
+first): another engine, model, optimiser or size each. Its memory is the highest sum, over the process and everything
+that it started, of what is private, its share of what is shared (PSS), and the weights that are being handed over in
+/dev/shm; it is looked at ten times a second. It does not depend on what else the machine does. `--write` keeps the
+figures of the cases in docs/validation/memory.json, and makes the page beside it of all that are there.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
-from rich.console import Console
-from rich.table import Table
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from reasoner.loading import load_config
 from reasoner.models.resolve import resolve_model
@@ -37,8 +36,11 @@ from scripts.harness import parser_of, peak
 from tests.tiny import build_tiny_model
 
 SMALL = "embedded:smollm2-135m-instruct"
-RANDOM = "RANDOM"
+RANDOM = "random"
 """stands for the folder of a random Llama"""
+EXPERTS = "random-experts"
+"""stands for the folder of a random Qwen3-MoE"""
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "validation" / "memory.md"
 RANKS = "run.ranks"
 """the setting that a command has an option for, which the ranks that it starts take too"""
 INTERVAL_S = 0.1
@@ -84,6 +86,9 @@ def vowels(problem, response):
 def register_rewards():
     return [vowels]
 '''
+ON_DEMOS = ("gro.preset=sft", "sampling.engine=hf")
+SFT = (*ON_DEMOS, "data.demos.per_step=12", "learning.token_budget=4096")
+RECOMPUTE = "learning.gradient_checkpointing=true"
 CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "torch": ("GRPO, torch, transformers, SmolLM2-135M", SMALL, ("sampling.engine=hf",)),
     "vllm": (
@@ -92,22 +97,48 @@ CASES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("sampling.engine=vllm", "sampling.kv_cache_gib=1.0"),
     ),
     "lora": (
-        "SFT, torch, LoRA, recomputation, SmolLM2-135M",
+        "SFT, LoRA with recomputation, SmolLM2-135M, 1,024 tokens at once",
         SMALL,
-        ("gro.preset=sft", "learning.gradient_checkpointing=true", "lora.rank=16", "learning.token_budget=1024"),
+        (*ON_DEMOS, RECOMPUTE, "lora.rank=16", "learning.token_budget=1024"),
     ),
+    "lora-long": ("SFT, LoRA with recomputation, random 28M, 4,096 tokens", RANDOM, (*SFT, RECOMPUTE, "lora.rank=16")),
+    "8bit": (
+        "SFT, AdamW of 8 bits, SmolLM2-135M, 1,024 tokens",
+        SMALL,
+        (*ON_DEMOS, "learning.optimizer=adamw-8bit", "learning.token_budget=1024"),
+    ),
+    "long": ("SFT, all weights, random 28M, 4,096 tokens", RANDOM, SFT),
+    "recompute": ("SFT, all weights, recomputation, random 28M, 4,096 tokens", RANDOM, (*SFT, RECOMPUTE)),
+    "tiled": (
+        "SFT, recomputation, MLPs in tiles of 512, random 28M, 4,096 tokens",
+        RANDOM,
+        (*SFT, RECOMPUTE, "learning.mlp_tile=512"),
+    ),
+    "experts": ("SFT, random Qwen3-MoE of 34M, 8 experts, 4,096 tokens", EXPERTS, SFT),
     "zero2": (
         "GRPO, DeepSpeed ZeRO 2 on two ranks, transformers, random 28M",
         RANDOM,
         ("sampling.engine=hf", "run.ranks=2", "learning.deepspeed.zero_stage=2"),
     ),
-    "long": (
-        "SFT, torch, random 28M, 4,096 tokens at once",
+    "sequence": (
+        "SFT, ZeRO 2, two ranks to a row, random 28M, 2 x 1,024 tokens",
         RANDOM,
-        ("gro.preset=sft", "learning.token_budget=4096", "data.demos.per_step=16"),
+        (
+            *(*ON_DEMOS, "data.demos.per_step=12", "learning.token_budget=1024"),
+            *("run.ranks=2", "learning.sequence_parallel=2"),
+        ),
     ),
 }
 """name -> what it is, model, settings"""
+
+
+HEAD = """<!-- written by scripts/bench_memory.py -->
+# Memory, estimated and measured
+
+`scripts/bench_memory.py --write`: what `reasoner plan` says next to the highest memory of a real run of two training
+steps on a CPU, float32. Measured is the sum over all processes of a run of what is private, their share of what is
+shared, and what lies in `/dev/shm`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +160,7 @@ class Compared:
 def compare(name: str, folder: Path, steps: int) -> Compared:
     """Estimate a case, then run it."""
     what, model, sets = CASES[name]
-    path = str(_random_model(folder / "random")) if model == RANDOM else str(resolve_model(model))
+    path = str(random_model(folder / model)) if model in (RANDOM, EXPERTS) else str(resolve_model(model))
     task = _write_task(folder / name, path)
     sets = (*sets, f"run.steps={steps}", f"run.output={folder / name}/runs")
     most = max(_estimate(task, sets).needs, key=lambda need: need.total)
@@ -162,7 +193,9 @@ def _write_task(folder: Path, model: str) -> Path:
             for number in range(first, first + count)
         ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    prompt = " ".join(f"the {number}th wave" for number in range(200))[: 360 if "random" in model else 1050]
+    prompt = " ".join(f"the {number}th wave" for number in range(200))[
+        : 360 if model.rpartition("/")[2] in (RANDOM, EXPERTS) else 1050
+    ]
     demos = [json.dumps({"prompt": f"Tell story {number}.", "completion": prompt}) for number in range(64)]
     (folder / "demos.jsonl").write_text("\n".join(demos) + "\n")
     task = folder / "task.toml"
@@ -170,15 +203,22 @@ def _write_task(folder: Path, model: str) -> Path:
     return task
 
 
-def _random_model(folder: Path) -> Path:
-    """A random Llama of 28 million parameters with a byte tokenizer."""
-    if not folder.exists():
-        build_tiny_model(folder)
+def random_model(folder: Path) -> Path:
+    """A random model of about 30 million parameters with a byte tokenizer; with experts where its name says so."""
+    if folder.exists():
+        return folder
+    build_tiny_model(folder)
+    sizes: dict[str, Any] = {
+        **{"vocab_size": 260, "hidden_size": 512, "head_dim": 64, "num_attention_heads": 8, "num_key_value_heads": 4},
+        **{"max_position_embeddings": 2**17, "initializer_range": 0.02, "tie_word_embeddings": False},
+    }
+    torch.manual_seed(0)
+    if folder.name == EXPERTS:
+        few = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 256, "num_hidden_layers": 8}
+        Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, **few)).save_pretrained(folder)
+    else:
         config = LlamaConfig.from_pretrained(folder)
-        config.update({"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 10, "head_dim": 64})
-        config.update({"num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 4096})
-        config.update({"initializer_range": 0.02, "tie_word_embeddings": False})
-        torch.manual_seed(0)
+        config.update({**sizes, "intermediate_size": 1408, "num_hidden_layers": 10})
         LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
@@ -217,16 +257,33 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; none: all")
     parser.add_argument("--steps", type=int, default=2, help="training steps of a run")
+    parser.add_argument("--write", action="store_true", help="keep the figures in docs/validation")
     options = parser.parse_args()
     if unknown := set(options.cases) - set(CASES):
         parser.error(f"there is no case {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
-    table = Table("run", "estimated", "measured", "ratio", title=f"GiB at most, {os.cpu_count()} cores")
+    measured: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="bench-memory-") as folder:
         for name in options.cases or CASES:
-            result = compare(name, Path(folder), options.steps)
-            numbers = (result.estimated / GIB, result.measured / GIB, result.ratio)
-            table.add_row(f"{result.what} ({result.when})", *(f"{number:.2f}" for number in numbers))
-    Console().print(table)
+            measured[name] = asdict(compare(name, Path(folder), options.steps))
+            if options.write:
+                write_page({name: measured[name]})
+    print("\n".join(table(measured)))
+
+
+def write_page(new: dict[str, dict[str, Any]]) -> None:
+    """Keep the new figures beside those of other cases, and make the page of all."""
+    kept = {**(json.loads(PAGE.with_suffix(".json").read_text()) if PAGE.with_suffix(".json").exists() else {}), **new}
+    PAGE.with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text("\n".join([HEAD, *table(kept), ""]), encoding="utf-8")
+
+
+def table(kept: dict[str, dict[str, Any]]) -> list[str]:
+    """Markdown, a row for each case, in the order of `CASES`."""
+    lines = ["| run | highest, estimated | estimated, GiB | measured, GiB | ratio |", "|---|---|--:|--:|--:|"]
+    for row in (Compared(**kept[name]) for name in CASES if name in kept):
+        figures = f"{row.estimated / GIB:.2f} | {row.measured / GIB:.2f} | {row.ratio:.2f}"
+        lines.append(f"| {row.what} | {row.when} | {figures} |")
+    return lines
 
 
 if __name__ == "__main__":

@@ -181,6 +181,14 @@ def _check_sequence_parallel(config: Sections) -> None:
         )
 
 
+def _check_offload(config: Sections) -> None:
+    if config.learning.offload_activations and config.learning.gradient_checkpointing is not True:
+        raise ValueError(
+            "learning.offload_activations moves the inputs of recomputed layers: set "
+            "learning.gradient_checkpointing = true with it, or leave it out"
+        )
+
+
 def _check_optimizer(config: Sections) -> None:
     learning = config.learning
     deepspeed = learning.engine == "deepspeed" or (learning.engine == "auto" and config.run.ranks > 1)
@@ -478,6 +486,7 @@ CHECKS = (
     _check_staleness,
     _check_tensor_parallel,
     _check_sequence_parallel,
+    _check_offload,
     _check_optimizer,
     _check_budgets,
     _check_curriculum,

@@ -100,6 +100,12 @@ class LearningConfig(Section):
     gradient_checkpointing: bool | Literal["auto"] = False
     """Recompute activations in the backward pass, which takes less memory and about a third more time; `auto` does so
     where the estimate at the start says that they would not fit."""
+    offload_activations: bool = False
+    """Keep the input of every recomputed layer in host memory until the backward pass needs it; for a GPU, with
+    `gradient_checkpointing = true`. It changes no number."""
+    mlp_tile: Positive | None = None
+    """Tokens that go through a layer's MLP at once, computed again in the backward pass; `none` takes all tokens of a
+    micro-batch. It bounds memory and does not change the gradient; experts are not tiled."""
     packing: Literal["auto", "packed", "padded"] = "auto"
     """How responses share a forward pass: `packed` one after the other without padding, `padded` one per padded row;
     `auto` packs where the model supports it."""

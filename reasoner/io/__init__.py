@@ -8,5 +8,6 @@ It knows nothing of runs, models or training.
     http_json.py                    requests to services
     redaction.py, safe_text.py      no secrets and no control characters in what is stored or shown
     token_array.py                  one number per token
+    metric_history.py               the metrics of all steps, compactly
     terminal.py                     the terminal
 """

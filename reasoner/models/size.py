@@ -50,6 +50,13 @@ class ModelSize:
     tied: bool = False
     """the output layer is the embedding"""
     experts: int = 0
+    experts_per_token: int = 0
+    expert_width: int = 0
+    """values inside one expert's MLP, for a token"""
+    shared_width: int = 0
+    """values inside the MLP of the experts that all tokens go through"""
+    query_norms: bool = False
+    """queries and keys are normalised (Qwen 3)"""
     architecture: str = ""
     """name of its class, as in its configuration"""
 
@@ -70,6 +77,11 @@ class ModelSize:
     def keys(self) -> int:
         """Values of a token's key in a layer, and as many of its value."""
         return self.kv_heads * self.head_size
+
+    @property
+    def mlp_width(self) -> int:
+        """Values inside a layer's MLP, or inside the experts that a token goes through."""
+        return self.experts_per_token * self.expert_width + self.shared_width if self.experts else self.intermediate
 
     @property
     def embedding(self) -> int:
@@ -108,6 +120,8 @@ class ModelSize:
             experts=next((count for name in EXPERTS if (count := _number(text, name))), 0)
             if has_experts(shapes)
             else 0,
+            **_expert_widths(text),
+            query_norms=any(".q_norm." in name for name in shapes),
             architecture=next(iter(map(str, list_of(settings, "architectures"))), ""),
             matrices=tuple((name, *shape) for name, shape in shapes.items() if len(shape) == 2),  # type: ignore[misc]
         )
@@ -170,6 +184,14 @@ def _uneven(model: ModelSize, parts: int) -> list[str]:
         f"vocabulary of {words} (padded)": words % parts,
     }
     return [name for name, rest in uneven.items() if rest]
+
+
+def _expert_widths(text: Mapping[str, Any]) -> dict[str, int]:
+    """What a configuration says of its experts; 0 where it has none."""
+    width = _number(text, "moe_intermediate_size") or _number(text, "intermediate_size")
+    shared = _number(text, "shared_expert_intermediate_size") or _number(text, "n_shared_experts") * width
+    chosen = _number(text, "num_experts_per_tok")
+    return {"experts_per_token": chosen, "expert_width": width if chosen else 0, "shared_width": shared}
 
 
 def has_experts(names: Iterable[str]) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 
 from reasoner.evaluation.metrics import Evaluation
+from reasoner.io.metric_history import MetricHistory
 from reasoner.monitoring.format import number
 from reasoner.monitoring.metrics import by_task, sources, terms
 
@@ -100,7 +101,7 @@ class AlarmMonitor:
     def __init__(self, history: History = (), evaluations: Iterable[tuple[int, Evaluation]] = ()) -> None:
         self.raised: list[Warned] = []
         """all warnings so far, in order"""
-        self._histories: dict[str, list[Mapping[str, float]]] = {}
+        self._histories: dict[str, MetricHistory] = {}
         """the metrics of every step by part of a mixture; under an empty name those of the whole steps"""
         self._evaluations: dict[str, Evaluations] = {}
         self._held: dict[str, Warned] = {}
@@ -122,7 +123,7 @@ class AlarmMonitor:
         """The warnings that hold after one more step, which had these metrics; new ones have its number as `step`."""
         step = len(self._histories.get("", ())) + 1
         for task, own in by_task(metrics).items():
-            history = self._histories.setdefault(task, [])
+            history = self._histories.setdefault(task, MetricHistory())
             history.append(own)
             for name, rule in RULES.items():
                 finding = rule(history, self._evaluations.get(task, _NONE))

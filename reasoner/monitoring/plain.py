@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
@@ -26,13 +27,13 @@ class PlainView:
         self._ascii_only = ascii_only
         self._clock = clock
         self._written = clock()
-        self._history: list[Mapping[str, float]] = []
+        self._last_steps: deque[Mapping[str, float]] = deque(maxlen=lines.RECENT)
 
     def started(self, facts: Mapping[str, str], steps: int) -> None:
         self._write(lines.facts(facts))
 
     def resumed(self, history: Sequence[Mapping[str, float]], evaluations: Sequence[Evaluation], steps: int) -> None:
-        self._history.extend(history)
+        self._last_steps.extend(history[-lines.RECENT :])
 
     def message(self, text: str) -> None:
         self._write(text)
@@ -45,8 +46,8 @@ class PlainView:
         self._write(lines.evaluation(when, evaluation))
 
     def step(self, step: int, total: int, metrics: Mapping[str, float], warnings: Sequence[Warned]) -> None:
-        self._history.append(metrics)
-        self._write(lines.step(step, total, self._history))
+        self._last_steps.append(metrics)
+        self._write(lines.step(step, total, [*self._last_steps]))
         for warned in lines.new(warnings, step):
             self._write(lines.warning(warned))
 

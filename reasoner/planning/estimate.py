@@ -25,6 +25,8 @@ from reasoner.sampling.factory import merge_reason
 FitVerdict = Literal["fits", "tight", "does not fit", "not known"]
 Changes = Mapping[str, Any]
 """dotted key -> value"""
+TILE = 2048
+"""tokens of an MLP's tile where one is proposed: enough for a GPU to be busy"""
 _LONGEST = 2**20
 """tokens of a context beyond which nothing is looked for"""
 
@@ -296,8 +298,7 @@ def _ladders(estimate: RunEstimate) -> Iterator[list[Changes]]:
     budget, least = config.learning.token_budget, max(1, longest_row(config))
     halves = [budget >> shift for shift in range(1, budget.bit_length()) if budget >> shift >= least]
     yield [{"learning.token_budget": value} for value in dict.fromkeys([*halves, *([least] if least < budget else [])])]
-    if not config.learning.gradient_checkpointing:
-        yield [{"learning.gradient_checkpointing": True}]
+    yield from _recomputation(estimate)
     if gpu and config.sampling.lookahead:
         yield [{"sampling.max_staleness": 1 if config.sampling.over_sample else 0}]
     if estimate.engine == "vllm":
@@ -308,6 +309,17 @@ def _ladders(estimate: RunEstimate) -> Iterator[list[Changes]]:
         yield [{"learning.optimizer": "adamw-8bit"}]
     if config.lora is None:
         yield [{"lora.rank": 16}]
+
+
+def _recomputation(estimate: RunEstimate) -> Iterator[list[Changes]]:
+    """Of layers, then of their MLPs in tiles; then what layers recompute from waits in host memory."""
+    learning, recompute = estimate.config.learning, {"learning.gradient_checkpointing": True}
+    if not learning.gradient_checkpointing:
+        yield [recompute]
+    if learning.mlp_tile is None and not estimate.model.experts:
+        yield [recompute | {"learning.mlp_tile": TILE}]
+    if estimate.machine.device == "cuda" and not learning.offload_activations:
+        yield [recompute | {"learning.offload_activations": True}]
 
 
 def _spread(estimate: RunEstimate) -> Iterator[list[Changes]]:

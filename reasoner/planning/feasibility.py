@@ -28,7 +28,7 @@ def refuse_impossible(estimate: RunEstimate, nodes: int = 1) -> None:
     config, model, machine = estimate.config, estimate.model, estimate.machine
     reasons = [
         *_model_obstacles(config, model),
-        *_optimizer_obstacles(config, machine),
+        *_host_memory_obstacles(config, machine),
         *_sampler_obstacles(config, model),
         *_rank_obstacles(config, machine, nodes),
         *_gpu_obstacles(config, machine),
@@ -55,7 +55,9 @@ def _model_obstacles(config: Config, model: ModelSize) -> Iterator[str]:
         )
 
 
-def _optimizer_obstacles(config: Config, machine: Machine) -> Iterator[str]:
+def _host_memory_obstacles(config: Config, machine: Machine) -> Iterator[str]:
+    if config.learning.offload_activations and machine.device == "cpu":
+        yield "learning.offload_activations moves activations off a GPU, and there is none: leave it out"
     if config.learning.optimizer == "paged-adamw-8bit" and machine.device == "cpu":
         yield "learning.optimizer = 'paged-adamw-8bit' moves moments off a GPU, and there is none: use 'adamw-8bit'"
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -40,6 +40,7 @@ from reasoner.evaluation.training_gate import TrainingGate
 from reasoner.io.atomic_files import append_line, replace_text, replacing_folder, sync
 from reasoner.io.bounded_files import LARGEST, SMALL_BYTES, is_there, parse_json, read_lines, read_object, read_text
 from reasoner.io.folder_lock import Lock
+from reasoner.io.metric_history import MetricHistory
 from reasoner.io.parquet import write_parquet
 from reasoner.io.redaction import redact
 from reasoner.io.safe_text import printable
@@ -78,7 +79,7 @@ class RunFolder:
         self,
         folder: Path,
         lock: Lock,
-        history: Sequence[dict[str, float]] = (),
+        history: Iterable[Mapping[str, float]] = (),
         evaluations: Mapping[int, Evaluation] | None = None,
         started: str = "",
     ) -> None:
@@ -95,7 +96,7 @@ class RunFolder:
         self.model_folder = folder / FOLDER
         self.log_file = folder / LOG
         self.checkpoints = Checkpoints(folder)
-        self.history = list(history)
+        self.history = MetricHistory(history)
         """the metrics of every committed step, as `metrics.jsonl` has them"""
         self.evaluations = dict(evaluations or {})
         """by step"""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class RankFolder(RunFolder):
     def __init__(
         self,
         run_folder: Path,
-        history: Sequence[dict[str, float]],
+        history: Iterable[Mapping[str, float]],
         evaluations: Mapping[int, Evaluation],
         rank: int,
     ) -> None:

@@ -29,6 +29,7 @@ from reasoner.evaluation.training_gate import PROBLEMS, gates_together, judge_ga
 from reasoner.gro.spec.schedules import MetricSwitch, factor, passed
 from reasoner.gro.spec.terms import Source, Term
 from reasoner.io.bounded_files import is_there
+from reasoner.io.metric_history import MetricHistory
 from reasoner.learning.critic import TorchCritic
 from reasoner.learning.learner import PerturbableLearner
 from reasoner.monitoring.alarms import AlarmMonitor
@@ -103,7 +104,7 @@ class Trainer:
         """groups of this step that this rank's sampler gave, where they were sampled at this step"""
 
     @property
-    def history(self) -> list[dict[str, float]]:
+    def history(self) -> MetricHistory:
         """The metrics of every committed step."""
         return self.run.history
 
@@ -447,7 +448,7 @@ class Trainer:
             Summary(
                 task=self.config.task,
                 correct=listed_criteria(Criterion.of_tasks(self.config)) if self.config.has_sampler else "",
-                history=self.history,
+                history=self.history[:],
                 warnings=self.alarms.raised,
                 evaluations=(before, after) if before and after else None,
                 examples=self._examples(),

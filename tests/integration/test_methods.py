@@ -289,7 +289,7 @@ def test_a_verifier_that_forgets_its_return_ends_the_run_before_it_learns(
         open_trainer(resolved) as trainer,
     ):
         train(trainer)
-    assert trainer.history == []
+    assert not trainer.history
     assert [each.step for each in read_evaluations(trainer.run.folder)] == ([0] if evaluated else [])
 
 

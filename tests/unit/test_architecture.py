@@ -523,7 +523,8 @@ gro.terms.entry.pairing.correct gro.terms.entry.entropy gro.terms.entry.mask_tru
 learning.deepspeed.zero_stage learning.deepspeed.offload_optimizer learning.deepspeed.offload_parameters
 learning.deepspeed.config learning.problems_per_step learning.updates_per_step learning.epochs learning.learning_rate
 learning.warmup_steps learning.decay learning.betas learning.weight_decay learning.max_grad_norm learning.max_not_finite
-learning.token_budget learning.logit_chunk learning.gradient_checkpointing learning.packing learning.share_prompts
+learning.token_budget learning.logit_chunk learning.gradient_checkpointing
+learning.mlp_tile learning.offload_activations learning.packing learning.share_prompts
 lora.rank lora.alpha lora.targets lora.handover critic.path critic.learning_rate critic.value_clip
 handover.check_every handover.max_gap evaluation.every evaluation.samples evaluation.temperature evaluation.max_tokens
 evaluation.correct evaluation.threshold trackers

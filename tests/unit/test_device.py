@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from reasoner.config import LoraConfig
 from reasoner.learning import device as learning_device
 from reasoner.learning.batching.logit_chunk import choose_logit_chunk
 from reasoner.learning.model import backbone
@@ -76,3 +79,39 @@ def test_a_chunk_of_logits_takes_a_fiftieth_of_a_gpu(gib: int, vocabulary: int) 
         assert 4 * vocabulary * chunk <= gib * 2**30 / 50
     if gib and chunk < 16384:
         assert 4 * vocabulary * 2 * chunk > gib * 2**30 / 50
+
+
+def test_freed_blocks_go_back_whatever_was_freed_before() -> None:
+    """glibc alone would take a block of 1 MiB from its heap once one of 16 MiB has been freed."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):
+        pytest.skip("no glibc 2.33")
+
+    class Info(ctypes.Structure):
+        _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "free", "fast", "mapped_blocks", "mapped_bytes")] + [
+            ("others", ctypes.c_size_t * 5)
+        ]
+
+    libc.mallinfo2.restype = Info
+    assert learning_device.return_freed_blocks()
+    before = libc.mallinfo2()
+    large = torch.ones(4 * 2**20)
+    del large
+    small = [torch.ones(2**18) for _ in range(8)]
+    during = libc.mallinfo2()
+    assert during.mapped_bytes - before.mapped_bytes >= 8 * 2**20
+    del small
+    assert libc.mallinfo2().mapped_bytes <= before.mapped_bytes + 2**20
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"), [({}, 0), ({"gradient_checkpointing": True}, 1), ({"lora": LoraConfig(rank=2)}, 1)]
+)
+def test_blocks_are_returned_where_memory_is_what_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: dict[str, Any], wanted: int
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(backbone, "return_freed_blocks", lambda: calls.append(1))
+    base = ModelOptions(device="cpu", dtype="float32", token_budget=64, logit_chunk=8, **options)
+    TorchPolicy(build_tiny_model(tmp_path), base)
+    assert len(calls) == wanted

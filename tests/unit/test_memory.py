@@ -305,17 +305,38 @@ def test_activations_by_hand() -> None:
     assert logit_bytes(config("lora.rank=4", "gro.terms.grpo.entropy=0.01"), BIG) == 12 * 256 * 32000
 
 
-def test_an_adapter_leaves_holes_in_the_heap_of_a_cpu() -> None:
-    """Measured: about the activations of all layers, also where these are recomputed."""
-    size = replace(BIG, adapter=10**7)
-    for recomputes in ("true", "false"):
-        sets = ("lora.rank=4", "learning.token_budget=1000", f"learning.gradient_checkpointing={recomputes}")
-        found = moments(*sets, model=size)
-        holes = 1000 * 24 * layer_bytes(config(*sets), size)
-        assert found["memory in the update"].likely["holes"] == holes
-        assert found["memory at the hand-over"].likely["kept"] > holes
-        assert "holes" not in moments(*sets, model=size, on=gpus())["GPU memory in the update"].likely
-    assert "holes" not in moments()["memory in the update"].likely
+def test_nothing_is_kept_of_an_update_whose_blocks_are_returned() -> None:
+    """With recomputation or an adapter (`learning.device.return_freed_blocks`)."""
+    assert moments()["memory at the hand-over"].likely["kept"] > 0
+    for sets in (["lora.rank=4"], ["learning.gradient_checkpointing=true"]):
+        found = moments(*sets, model=replace(BIG, adapter=10**7 if "lora.rank=4" in sets else 0))
+        assert set(found["memory in the update"].likely) == {"activations", "logits", "processes"}
+        assert "kept" not in found["memory at the hand-over"].likely
+
+
+def test_tiled_mlps_by_hand() -> None:
+    """7 I of 4 bytes for the tokens of a tile, not 4 I and 3 I for all; and two gradients of the three weights."""
+    sets = ("learning.token_budget=1000", "learning.share_prompts=never", "learning.gradient_checkpointing=true")
+    tiled = (*sets, "learning.mlp_tile=100")
+    attention = 6 * 2048 + 3 * 2048 + 2 * 512
+    rest = 4 * 1000 * (24 * 2048 + attention + 7 * 2048)
+    gradients = 2 * 4 * 3 * 2048 * 5504
+    assert activation_bytes(config(*tiled), BIG) == rest + 4 * 100 * 7 * 5504 + gradients
+    assert activation_bytes(config(*tiled, "lora.rank=4"), BIG) == rest + 4 * 100 * 7 * 5504 - 2 * 4 * 1000 * 2048
+    assert activation_bytes(config(*sets, "learning.mlp_tile=1000"), BIG) == activation_bytes(config(*sets), BIG)
+
+
+def test_inputs_of_layers_are_in_host_memory_instead() -> None:
+    sets = ("learning.gradient_checkpointing=true", "model.dtype=bfloat16", "learning.engine=deepspeed")
+    here, there = (
+        moments(*sets, *more, on=gpus(), engine="vllm") for more in ((), ("learning.offload_activations=true",))
+    )
+    tokens = micro_batch_tokens(config(*sets))
+    gpu = "GPU memory in the update"
+    assert here[gpu].likely["activations"] - there[gpu].likely["activations"] == tokens * 23 * 2 * 2048
+    moved = needs(config(*sets, "learning.offload_activations=true"), replace(BIG, parameters=10**6), BIG, gpus(), "")
+    (host,) = (need for need in moved if need.where == "memory" and need.when == "in the update")
+    assert host.likely["activations, offloaded"] == tokens * 24 * 2 * 2048
 
 
 def test_lengths_and_tokens_by_hand() -> None:
@@ -346,10 +367,18 @@ def test_lengths_and_tokens_by_hand() -> None:
     ],
 )
 def test_activations_are_what_autograd_keeps(tmp_path: Path, sets: tuple[str, ...], dtype: str) -> None:
+    compare_activations(build_tiny_model(tmp_path / "tiny"), sets, dtype)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "qwen3"])
+def test_activations_of_experts_and_normalised_queries(tmp_path: Path, name: str) -> None:
+    compare_activations(build(name, tmp_path), ("learning.share_prompts=never",), "float32")
+
+
+def compare_activations(folder: Path, sets: tuple[str, ...], dtype: str) -> None:
     """Counted in a real forward pass: storages that are saved for the backward pass, weights left out."""
     lengths = ("sampling.max_prompt_tokens=24", "sampling.max_tokens=40", "sampling.group_size=4")
     configured = config(*lengths, *sets)
-    folder = build_tiny_model(tmp_path / "tiny")
     policy = TorchPolicy(
         folder,
         ModelOptions(

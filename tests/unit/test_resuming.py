@@ -84,7 +84,7 @@ def test_what_came_after_the_newest_checkpoint_is_cut_back(tmp_path: Path) -> No
     assert names == {*(f"step-00000{n}.parquet" for n in range(1, 5)), "eval-000002.parquet", "eval-000004.parquet"}
     assert not list(folder.rglob("*.partial"))
     assert (folder / "config.toml").read_text() == "new = true\n"
-    assert run.history == [{"reward/mean": step / 10} for step in range(1, 5)]
+    assert list(run.history) == [{"reward/mean": step / 10} for step in range(1, 5)]
     assert set(run.evaluations) == {2, 4}
     first, second = read_starts(folder)
     assert (first.step, second.step, second.repeated) == (0, 4, 2)
@@ -109,7 +109,7 @@ def test_a_run_that_was_killed_before_its_first_step_starts_from_the_beginning(t
     folder = started(tmp_path, steps=0)
     with find_place(folder, 10) as place:
         assert (place.step, place.checkpoint, str(place)) == (0, None, "from the beginning")
-        assert reopen(place).history == []
+        assert list(reopen(place).history) == []
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,13 @@ from reasoner.learning.batching.packing import (
     pack,
     pack_padded,
 )
-from reasoner.learning.device import prepare_device
+from reasoner.learning.device import prepare_device, return_freed_blocks
 from reasoner.learning.model.attention import IMPLEMENTATION, CannotPackError, described_kernel
 from reasoner.learning.model.model_weights import Dtype, ModelWeights
+from reasoner.learning.model.offloading import HiddenStatesOffload
 from reasoner.learning.model.options import ModelOptions
 from reasoner.learning.model.rotary import rotate_as_vllm, separate_sequences
+from reasoner.learning.model.tiling import tile_mlps
 from reasoner.learning.perturbing import Gather, perturbed
 from reasoner.models.checkpoint_names import CheckpointNames
 from reasoner.models.files import ModelFiles
@@ -94,6 +96,8 @@ class Backbone:
         """
         self.device = torch.device(options.device)
         prepare_device(options.device)
+        if self.device.type == "cpu" and (options.gradient_checkpointing or options.lora is not None):
+            return_freed_blocks()
         # transformers imports DeepSpeed, where it is installed, to save a model; it would look for a GPU and complain.
         os.environ.setdefault("DS_ACCELERATOR", self.device.type)
         self.dtype = options.dtype
@@ -102,6 +106,7 @@ class Backbone:
         self._compared: float = 0
         """tokens of the longest sequence whose packed and plain forward passes were compared"""
         self._lora = options.lora
+        self._offload = options.offload_activations
         names, files = self._load(options, output_layer=output_layer)
         # before DeepSpeed shards them
         self.weights = ModelWeights(self.model, names, files, options.dtype, options.lora)
@@ -113,6 +118,8 @@ class Backbone:
         self.packing = self._choose_packing(options.packing, options.share_prompts, token_budget)
         if options.sequence.count > 1:
             self._check_sequence()
+        if options.mlp_tile is not None:
+            tile_mlps(self.model, options.mlp_tile)
         if options.gradient_checkpointing:
             _recompute(self.model)
 
@@ -175,7 +182,7 @@ class Backbone:
             extra |= {"sequence_ranks": self._sequence} if inputs.row_slice is not None else {}
         elif self._by_length:  # otherwise the padding would count as part of its sequence
             extra = {"position_ids": inputs.position_ids_BL}
-        with self.autocast():
+        with self.autocast(), self._offloaded():
             output = _without_head(self.model)(input_ids=inputs.input_ids_BL, use_cache=False, **extra)
         hidden_SH: Tensor = output.last_hidden_state.flatten(0, 1).index_select(0, inputs.predictors_S)
         return hidden_SH
@@ -297,6 +304,13 @@ class Backbone:
             yield
         finally:
             self.model.set_attn_implementation(IMPLEMENTATION)
+
+    def _offloaded(self) -> AbstractContextManager[object]:
+        """Hidden states that are saved meanwhile wait in host memory, where that is asked for."""
+        if not self._offload:
+            return nullcontext()
+        size = self.model.config.get_text_config().hidden_size
+        return HiddenStatesOffload(size, pin=self.device.type == "cuda")
 
     def autocast(self) -> torch.autocast:
         """The number format of the forward pass."""

@@ -30,6 +30,10 @@ class ModelOptions:
     """Whether a group's prompt goes through the model once."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
+    offload_activations: bool = False
+    """Keep the inputs of recomputed layers in host memory; for a GPU."""
+    mlp_tile: int | None = None
+    """Tokens that go through an MLP at once; None: all."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
     autocast: bool = True
@@ -54,5 +58,7 @@ class ModelOptions:
             packing=config.packing,
             share_prompts=config.share_prompts,
             gradient_checkpointing=bool(config.gradient_checkpointing),
+            offload_activations=config.offload_activations,
+            mlp_tile=config.mlp_tile,
             trust_remote_code=trust_remote_code,
         )

@@ -18,10 +18,12 @@ estimates:
 
     activations  what autograd keeps of a token in a layer: 6 H + 3 Q + 2 K + 4 I values (normalised inputs, attention
                  that keeps no scores, a gated MLP); outside of the layers 5 H, and 2 H + 3 I of gradients on their way.
-                 With recomputation H per layer, and all of one layer. Times the tokens of the largest micro-batch
+                 With recomputation H per layer, and all of one layer. Times the tokens of the largest micro-batch. An
+                 MLP in tiles has its 4 I and 3 I for the tokens of a tile. K experts of width E: 4 K E + (2 K + 1) H
+                 instead of 4 I
     logits       two chunks of them, and 4 H V of the output layer's gradient
-    kept         on a CPU, what the update has freed and malloc has not given back
-    holes        of an update with an adapter on a CPU: what malloc holds and nobody uses
+    kept         on a CPU, what the update has freed and malloc has not given back; with recomputation or an adapter
+                 everything goes back at once
     processes    Python with torch, scoring workers, vLLM
 
     needs.py                    what must be there at the same time, by moment; whether it is

@@ -9,20 +9,33 @@ from reasoner.planning.memory.tokens import micro_batch_tokens, shares_prompts
 
 
 def activation_bytes(config: Config, model: ModelSize, device: str = "cpu") -> float:
-    """Of the largest micro-batch."""
+    """Of the largest micro-batch: what autograd keeps, and what is on its way through one layer."""
+    tokens, width = micro_batch_tokens(config), WIDTH[config.model.dtype]
     layer, stream = layer_bytes(config, model, device), _stream_width(config)
-    passing = WIDTH[config.model.dtype] * (2 * model.hidden + 3 * model.intermediate) + 5 * stream * model.hidden
     layers = model.layers * layer
     if config.learning.gradient_checkpointing:  # also where it is not decided yet
-        layers = model.layers * stream * model.hidden + layer
-    return micro_batch_tokens(config) * (layers + passing)
+        inputs = 1 if config.learning.offload_activations else model.layers
+        layers = inputs * stream * model.hidden + layer
+    passing = width * 2 * model.hidden + 5 * stream * model.hidden
+    tile = config.learning.mlp_tile
+    if tile is None or tile >= tokens or model.experts:
+        return tokens * (layers + passing + width * 3 * model.mlp_width)
+    inside = 7 * width * model.mlp_width  # a tile's values, and their gradients on their way
+    return tokens * (layers + passing) + tile * inside + _tile_gradient_bytes(config, model)
 
 
-def hole_bytes(config: Config, model: ModelSize) -> float:
-    """What glibc's malloc keeps of an update with an adapter, beside what is in use, with recomputation or without:
-    about as much as the activations of all layers. What is in use is as counted; an adapter's many small results lie
-    between the large ones that are freed, and keep them from the system (docs/scaling.md has the measurement)."""
-    return micro_batch_tokens(config) * model.layers * layer_bytes(config, model)
+def _tile_gradient_bytes(config: Config, model: ModelSize) -> float:
+    """The gradient of an MLP's three weights, of the tile that is computed and of those before it."""
+    if config.lora is not None:
+        return 0.0
+    return float(2 * WIDTH[config.model.dtype] * 3 * model.hidden * model.mlp_width)
+
+
+def offloaded_bytes(config: Config, model: ModelSize) -> float:
+    """Inputs of recomputed layers that wait in host memory."""
+    if not config.learning.offload_activations:
+        return 0.0
+    return float(micro_batch_tokens(config) * model.layers * _stream_width(config) * model.hidden)
 
 
 def layer_bytes(config: Config, model: ModelSize, device: str = "cpu") -> float:
@@ -31,7 +44,7 @@ def layer_bytes(config: Config, model: ModelSize, device: str = "cpu") -> float:
     Of the 6 H of two normalisations, two each are their input, the normalised input, and the result. With bfloat16 the
     normalisation is in float32: under torch's autocast its input and normalised input stay so, and every linear layer
     has a bfloat16 copy of the result of its own; with DeepSpeed the normalised input is bfloat16 again. A frozen
-    normalisation keeps no normalised input.
+    normalisation keeps no normalised input. Normalised queries and keys are kept before and after it.
     """
     width, adapter = WIDTH[config.model.dtype], config.lora is not None
     if width == 4:
@@ -41,7 +54,20 @@ def layer_bytes(config: Config, model: ModelSize, device: str = "cpu") -> float:
     else:
         normalised = 4.0 * 2 + 2 * (2 if adapter else 4)
     attention = 3 * model.queries + _key_values(config, model, device)
-    return normalised * model.hidden + width * (attention + 4 * model.intermediate)
+    if model.query_norms:
+        attention += (1 if adapter else 2) * (model.queries + model.keys)
+    return normalised * model.hidden + width * (attention + _mlp_values(config, model))
+
+
+def _mlp_values(config: Config, model: ModelSize) -> float:
+    """Of a gated MLP 4 I a token: both halves, the gate's activation, the product. In tiles nothing but its input,
+    which the normalisation has. Each of K experts has them for its own width, and its input and output beside that; the
+    router a copy of its input, its logits and their softmax."""
+    if model.experts:
+        routed = (2 * model.experts_per_token + 1) * model.hidden + 2 * model.experts
+        return 4 * model.mlp_width + routed
+    tile = config.learning.mlp_tile
+    return 0.0 if tile is not None and tile < micro_batch_tokens(config) else 4 * model.mlp_width
 
 
 def _key_values(config: Config, model: ModelSize, device: str) -> float:

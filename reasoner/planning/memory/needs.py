@@ -9,7 +9,7 @@ from typing import Literal
 from reasoner.config import Config
 from reasoner.errors import UserError
 from reasoner.models.size import WIDTH, ModelSize
-from reasoner.planning.memory.activations import activation_bytes, hole_bytes, logit_bytes
+from reasoner.planning.memory.activations import activation_bytes, logit_bytes, offloaded_bytes
 from reasoner.planning.memory.learner import LearnerMemory, Parts, learner_bytes
 from reasoner.planning.memory.sampler import VLLM, cache_bytes, hf_cache_bytes, published_bytes, sampler_bytes
 from reasoner.processes.machine import GIB, Machine
@@ -100,8 +100,6 @@ def needs(
             "logits": logit_bytes(config, model, machine.gpu_bytes),
             **learner.buffers,
         }
-        if machine.device == "cpu" and config.lora is not None:
-            forward["holes"] = hole_bytes(config, model)
     build = _on_cpu if machine.device == "cpu" else _on_gpu
     return tuple(build(config, model, machine, engine, learner, forward))
 
@@ -123,7 +121,9 @@ def _on_cpu(
     if forward:
         yield Need("memory", "in the update", {**held, **learner.gradients}, forward | processes).times(ranks)
     if forward and engine:
-        kept = {"kept": sum(learner.gradients.values()) + forward["activations"] + forward.get("holes", 0.0)}
+        # Where blocks go back at once (`learning.device`), nothing is kept.
+        exact = config.lora is not None or config.learning.gradient_checkpointing is True
+        kept = {} if exact else {"kept": sum(learner.gradients.values()) + forward["activations"]}
         need = Need("memory", "at the hand-over", held, kept | processes).times(ranks)
         copied = config.learner == "deepspeed" or config.lora is not None or config.model.dtype == "bfloat16"
         yield need.beside(*_published(config, model, engine, "cpu", copied=copied))
@@ -152,7 +152,9 @@ def _on_gpu(
         parts = forward | asleep | contexts
         yield Need("GPU memory", "in the update", {**learner.held, **learner.gradients, **awake}, parts)
         kept = sampler if _keeps_weights_asleep(config, engine) else {}
-        update = Need("memory", "in the update", {**learner.offloaded, **kept}, processes).times(ranks)
+        waiting = offloaded_bytes(config, model)
+        host = processes | ({"activations, offloaded": waiting} if waiting else {})
+        update = Need("memory", "in the update", {**learner.offloaded, **kept}, host).times(ranks)
         yield max(update, _while_loading(config, model, ranks, processes), key=lambda need: need.total)
     else:
         yield Need("memory", "while sampling", {}, processes).times(ranks)

@@ -58,6 +58,8 @@ ALLOWED: Mapping[str, str] = {
     "learning.token_budget": ROUNDING,
     "learning.sequence_parallel": ROUNDING,
     "learning.logit_chunk": ROUNDING,
+    "learning.mlp_tile": ROUNDING,
+    "learning.offload_activations": ROUNDING,
     "learning.gradient_checkpointing": ROUNDING,
     "learning.packing": ROUNDING,
     "learning.share_prompts": ROUNDING,
