@@ -107,6 +107,18 @@ class Ranks:
 
         return gather(value, self.count, self.index, self.group)
 
+    def exchange(self, values: Sequence[T]) -> list[T]:
+        """What every rank has for this one, in the order of the ranks.
+
+        Args:
+            values: (count,) what goes to each rank, to that one alone.
+        """
+        if self.count == 1:
+            return [*values]
+        from reasoner.distributed.exchange import all_to_all
+
+        return all_to_all(values, self.count, self.index, self.group)
+
     def broadcast(self, value: T) -> T:
         """The first rank's value."""
         return self.gather(value)[0]

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 import pytest
 import torch
 
+from reasoner.distributed.exchange import pack, unpack
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.records import Group, Message, Problem, Prompt, Receipt, SamplingParams
 from reasoner.sampling.base import Sampler
@@ -72,10 +73,26 @@ class Threaded(Ranks):
     board: list[Any] = field(default_factory=list)
     barrier: Any = None
 
+    sent: list[int] = field(default_factory=list)
+    """bytes that this rank gives to others, by call"""
+
     def gather(self, value: T) -> list[T]:
-        self.board[self.index] = value
+        return self._meet(value, value)
+
+    def gather_first(self, value: T) -> list[T]:
+        values = self._meet(value, None if self.first else value)
+        return values if self.first else [value]
+
+    def exchange(self, values: Sequence[T]) -> list[T]:
+        of_others = [value for rank, value in enumerate(values) if rank != self.index]
+        return [row[self.index] for row in self._meet(values, of_others)]
+
+    def _meet(self, value: T, leaves: Any) -> list[T]:
+        """As bytes, except for a rank's own."""
+        self.sent.append(0 if leaves is None else len(pack(leaves)))
+        self.board[self.index] = pack(value)
         self.barrier.wait(30)
-        found = list(self.board)
+        found = [value if rank == self.index else unpack(packed) for rank, packed in enumerate(self.board)]
         self.barrier.wait(30)
         return found
 
