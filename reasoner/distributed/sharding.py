@@ -16,7 +16,7 @@ from typing import Protocol
 from reasoner.distributed.ranks import Ranks, share
 from reasoner.distributed.remote_tokens import fetch
 from reasoner.errors import RunError
-from reasoner.io.token_array import digest_of
+from reasoner.io.token_array import RemoteArray, digest_of
 from reasoner.records import Group, Response
 
 
@@ -114,10 +114,13 @@ def with_tokens(parts: Sequence[GroupRows], groups: Sequence[Group], ranks: Rank
     return [_filled(part, ids[prompt], ids) for part, prompt in zip(parts, prompts, strict=True)]
 
 
-def _filled(part: GroupRows, prompt_ids: Sequence[int], ids: dict[int, Sequence[int]]) -> GroupRows:
-    read = set(part.rows)
+def _filled(part: GroupRows, prompt_ids: Sequence[int], ids: Mapping[int, Sequence[int]]) -> GroupRows:
+    """The part with what was fetched of it; one that was here as it is."""
+    own = [part.group.prompt_ids, *(part.response(row).token_ids for row in part.rows)]
+    if not any(isinstance(array, RemoteArray) for array in own):
+        return part
     responses = tuple(
-        replace(response, token_ids=ids[row]) if row in read else response
+        replace(response, token_ids=ids.get(row, response.token_ids))
         for row, response in enumerate(part.group.responses, part.first)
     )
     return replace(part, group=replace(part.group, prompt_ids=prompt_ids, responses=responses))
