@@ -272,11 +272,11 @@ class Objective:
         """Add the mini-batch's gradient."""
         groups = [scored.group for scored in self.batch.groups]
         pairs_P2 = torch.cat([plan.pairs_P2 for plan in self.plans if plan.term.evidence.unit == "pair"] or [_NO_PAIRS])
-        together = units(len(self.batch.responses), pairs_P2)
-        share = share_of(rows_by_group(groups, self.rows, together), ranks)
+        unit_ids = units(len(self.batch.responses), pairs_P2)
+        share = share_of(rows_by_group(groups, self.rows, unit_ids), ranks)
         _fetch_sampler_logprobs(self.inputs, self.batch, [row for part in share for row in part.rows], ranks)
         return learner.accumulate(
-            groups, self, self.batch.temperature, rows=self.rows, together=together, entropy=self.needs_entropy
+            groups, self, self.batch.temperature, rows=self.rows, unit_ids=unit_ids, entropy=self.needs_entropy
         )
 
     def join(self, ranks: Ranks) -> None:

@@ -137,9 +137,9 @@ class Learner:
         self.ranks, self.weights = ranks, dict[int, Any]()
 
     def accumulate(
-        self, groups: Any, weights: Any, temperature: float, *, rows: Any, together: Any, entropy: bool
+        self, groups: Any, weights: Any, temperature: float, *, rows: Any, unit_ids: Any, entropy: bool
     ) -> None:
-        selected = rows_by_group(groups, rows, together)
+        selected = rows_by_group(groups, rows, unit_ids)
         same_batch(selected, self.ranks)
         for part in with_tokens(share_of(selected, self.ranks), groups, self.ranks):
             for row in part.rows:
