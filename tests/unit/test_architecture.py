@@ -494,8 +494,8 @@ curriculum.kind curriculum.longest_rest sampling.max_staleness sampling.over_sam
 sampling.engine sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
 sampling.stop_repetition
-sampling.memory_share sampling.tensor_parallel learning.sequence_parallel learning.router_loss
-learning.optimizer
+sampling.memory_share sampling.tensor_parallel learning.sequence_parallel learning.router_loss learning.routing_replay
+learning.experts learning.optimizer
 sampling.refills sampling.kv_cache_gib
 environment.name environment.options environment.tools environment.tool_options environment.format
 environment.max_turns environment.max_tool_calls environment.max_result_chars environment.timeout_s environment.workers

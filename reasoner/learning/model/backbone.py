@@ -34,6 +34,7 @@ from reasoner.learning.batching.packing import (
     pack,
     pack_padded,
 )
+from reasoner.learning.batching.routes import flat_routes, padded_routes
 from reasoner.learning.device import prepare_device
 from reasoner.learning.model.attention import IMPLEMENTATION, CannotPackError, described_kernel
 from reasoner.learning.model.model_weights import Dtype, ModelWeights
@@ -101,6 +102,8 @@ class Backbone:
         self._folder = Path(folder)
         self._compared: float = 0
         """tokens of the longest sequence whose packed and plain forward passes were compared"""
+        self._route_width = 0
+        """numbers that say the experts of a token; 0: they are not replayed"""
         self._lora = options.lora
         names, files = self._load(options, output_layer=output_layer)
         # before DeepSpeed shards them
@@ -129,14 +132,24 @@ class Backbone:
             weights=None if options.lora else options.weights,
             config=config,
             attn_implementation=attention_of(config),
+            **({} if options.experts == "auto" else {"experts_implementation": options.experts}),
         )
         self.model: Any = loaded.model
+        self._check_experts(options.experts)
         if options.lora is not None:
             add_adapter(self.model, options.lora)
             if options.weights is not None:
                 load_adapter(self.model, options.weights)
         head = None if output_layer else type(self.model).__name__
         return loaded.names, ModelFiles(self._folder, loaded.skeleton.generation, head)
+
+    def _check_experts(self, wanted: str) -> None:
+        """Raises UserError where transformers passes over the implementation that was asked for."""
+        if wanted not in ("auto", "eager") and not self.model._can_set_experts_implementation():
+            raise UserError(
+                f"learning.experts = {wanted!r} is impossible for {type(self.model).__name__}, whose experts have an "
+                "implementation of their own: set it to 'auto'"
+            )
 
     @property
     def description(self) -> str:
@@ -152,9 +165,11 @@ class Backbone:
 
     def inputs(self, batch: MicroBatch) -> ModelInputs:
         """A micro-batch as it goes through the model."""
-        if not self.packing.flat:
-            return padded_inputs(batch, self.device)
-        inputs = flat_inputs(batch, self.device)
+        inputs = (flat_inputs if self.packing.flat else padded_inputs)(batch, self.device)
+        if self._route_width:
+            routes_LW = (flat_routes if self.packing.flat else padded_routes)(batch, self._route_width)
+            if routes_LW is not None:
+                inputs = replace(inputs, routes_LW=torch.from_numpy(routes_LW).to(self.device))
         return inputs if self._sequence.count == 1 else inputs.cut(self._sequence.index, self._sequence.count)
 
     def gathered(self, outputs: Tensor, inputs: ModelInputs) -> Tensor:

@@ -79,6 +79,7 @@ class EngineHost:
         self._end_tokens = end_tokens(Path(start.model), self._llm.get_tokenizer())
         self._device = start.device
         self._discards_weights = start.discards_weights
+        self._returns_routes = start.returns_routes
         self._cache_sleeps = False
         self._takes_adapters = bool(start.adapter_rank)
         self._adapter: LoRARequest | None = None
@@ -171,7 +172,8 @@ class EngineHost:
             return
         outputs = sorted(output.outputs, key=lambda completion: int(completion.index))
         finished = _FINISHED | ({"abort": "abort"} if is_aborted else {})
-        completions = tuple(_completion(*each, finished) for each in zip(outputs, versions, strict=True))
+        read = len(asked.token_ids) - 1 if self._returns_routes else None
+        completions = tuple(_completion(*each, finished, read) for each in zip(outputs, versions, strict=True))
         self._connection.send(Completed(id_, completions))
         self._has_sampled = True
         self._count += 1
@@ -296,12 +298,15 @@ def _repetition_detection(times: int | None) -> dict[str, Any]:
     return {"repetition_detection": RepetitionDetectionParams(max_pattern_size=LONGEST_PATTERN, min_count=times)}
 
 
-def _completion(output: Any, versions: Sequence[tuple[int, int]], finished: Mapping[str, Finish]) -> Completion:
+def _completion(
+    output: Any, versions: Sequence[tuple[int, int]], finished: Mapping[str, Finish], read: int | None = None
+) -> Completion:
     """What vLLM says of one continuation.
 
     Args:
         versions: the position of the first token of each version of the weights, and the version.
         finished: the ends that it may have, by vLLM's names.
+        read: tokens of the request but for the last; None: it is not asked for experts.
     """
     if output.finish_reason == "error":
         raise SamplerError(f"vLLM failed on a request {_ATTEMPTS} times (finish reason 'error'); its log says why")
@@ -317,7 +322,20 @@ def _completion(output: Any, versions: Sequence[tuple[int, int]], finished: Mapp
         raise SamplerError(NOT_FINITE)
     (_, first), *changes = versions
     changes = [change for change in changes if change[0] < len(logprobs)]
-    return Completion(token_ids, logprobs, finished[output.finish_reason], first, tuple(changes))
+    routes = () if read is None or not token_ids else _routes(output, read + len(token_ids))
+    return Completion(token_ids, logprobs, finished[output.finish_reason], first, tuple(changes), routes)
+
+
+def _routes(output: Any, tokens: int) -> Any:
+    """The experts that vLLM chose for so many tokens, of all layers."""
+    routes = output.routed_experts
+    if routes is None or len(routes) != tokens:
+        got = "none" if routes is None else f"those of {len(routes)}"
+        raise SamplerError(
+            f"vLLM {vllm.__version__} did not say which experts it chose for {tokens} tokens, but {got}: set "
+            "learning.routing_replay = false"
+        )
+    return routes.reshape(-1).astype(np.uint16)
 
 
 def _open(start: StartEngine) -> LLM:
@@ -362,6 +380,8 @@ def engine_arguments(start: StartEngine) -> dict[str, Any]:
     }
     if start.max_sequences is not None:
         common |= {"max_num_seqs": start.max_sequences}
+    if start.returns_routes:
+        common |= {"enable_return_routed_experts": True}
     if start.adapter_rank:
         room = next(rank for rank in ADAPTER_RANKS if rank >= start.adapter_rank)
         common |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}

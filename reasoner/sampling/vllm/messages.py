@@ -49,6 +49,8 @@ class StartEngine:
     IndexError"""
     devices: str = ""
     """CUDA's numbers of those, with commas; empty: as this process sees them"""
+    returns_routes: bool = False
+    """say with every completion which experts were chosen"""
 
     @property
     def discards_weights(self) -> bool:
