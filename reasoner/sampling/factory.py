@@ -69,7 +69,7 @@ def open_engine(
     if decisions.engine == "vllm":
         from reasoner.sampling.vllm.engine import VllmSampler
 
-        start = start_of(config, decisions.device, folder, max_model_len)
+        start = engine_start(config, decisions.device, folder, max_model_len)
         start = replace(start, adapter_rank=decisions.adapter_rank, devices=devices)
         return VllmSampler(replace(start, returns_routes=decisions.returns_routes), log)
     from reasoner.sampling.transformers import HfSampler
@@ -86,7 +86,7 @@ def open_engine(
     )
 
 
-def start_of(config: Config, device: Literal["cpu", "cuda"], folder: Path, max_model_len: int) -> StartEngine:
+def engine_start(config: Config, device: Literal["cpu", "cuda"], folder: Path, max_model_len: int) -> StartEngine:
     """The vLLM engine of a configuration.
 
     Args:

@@ -184,7 +184,7 @@ def _hand_over_on_device(
     """The receipt of weights that stayed on the GPU; None: they do not go that way."""
     if not isinstance(learner, DevicePublisher) or (weights := learner.device_weights()) is None:
         return None
-    why = sampler.why_not_on_device() if isinstance(sampler, DeviceReceiver) else "the sampler takes files alone"
+    why = sampler.device_obstacle() if isinstance(sampler, DeviceReceiver) else "the sampler takes files alone"
     why = next(filter(None, ranks.gather(why)), "")
     if why:
         say(f"the weights go to the sampler as files: {why}")

@@ -277,7 +277,9 @@ DECIDED = {
     "choose_learner": {"planning/decide.py"},
     "resolve_device": {"planning/decide.py"},
     "longest_context": {"planning/decide.py", "sampling/server/compatibility.py"},
-    "merge_reason": {"planning/decide.py", "planning/estimate.py", "planning/memory.py"},
+    "merge_reason": {
+        *("planning/decide.py", "planning/estimate.py", "planning/memory/needs.py", "planning/memory/sampler.py"),
+    },
 }
 """what decides something -> who asks it: beside `decide`, the preflight of servers, the estimate for a machine that is
 only planned for, and the command that starts a server of vLLM and nothing else"""

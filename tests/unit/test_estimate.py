@@ -16,7 +16,9 @@ from reasoner.loading import load_config
 from reasoner.models.size import ModelSize
 from reasoner.planning.estimate import RunEstimate
 from reasoner.planning.feasibility import refuse_impossible
-from reasoner.planning.memory import TIGHT, cache_token_bytes, micro_batch_tokens
+from reasoner.planning.memory.needs import TIGHT
+from reasoner.planning.memory.sampler import cache_token_bytes
+from reasoner.planning.memory.tokens import micro_batch_tokens
 from reasoner.processes.machine import GIB, Machine, planned_machine
 from reasoner.training.build import _with_recomputation
 from tests.unit.test_sharded_sampler import on_ranks
@@ -222,6 +224,8 @@ def test_disk_by_hand() -> None:
 @pytest.mark.parametrize(
     ("sets", "model", "reason"),
     [
+        (["learning.routing_replay=true"], SEVEN, "learning.routing_replay: Qwen2 has no experts; set it to false"),
+        (["learning.experts=eager"], SEVEN, "learning.experts = 'eager': Qwen2 has no experts"),
         (["learning.router_loss=0.01"], SEVEN, "learning.router_loss = 0.01: Qwen2 has no experts"),
         (
             ["run.ranks=8", "learning.sequence_parallel=8"],

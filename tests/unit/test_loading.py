@@ -358,6 +358,10 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
             ["model.device=cpu", "learning.optimizer=paged-adamw-8bit"],
             ["moves moments off a GPU, and model.device is 'cpu'"],
         ),
+        (
+            ["learning.routing_replay=true", "sampling.servers=['http://a:8000']"],
+            ["learning.routing_replay needs a sampler", "sampling.servers are not asked", "leave one of them out"],
+        ),
         (["learning.sequence_parallel=2"], ["does not divide the 1 rank into", "run.ranks, or --gpus"]),
         (
             ["run.ranks=2", "learning.sequence_parallel=2", "learning.packing=padded"],

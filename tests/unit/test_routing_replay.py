@@ -40,7 +40,7 @@ from reasoner.sampling.base import Completion, TokenRequest
 from reasoner.sampling.transformers import HfSampler
 from reasoner.training.update import mismatch
 from reasoner.trajectories.sampler import TrajectorySampler
-from reasoner.trajectories.transcript import Reading, Transcript
+from reasoner.trajectories.transcript import Transcript, TurnDecoder
 from tests.architectures import BY_NAME, build, random_model
 from tests.ragged import ragged_groups
 
@@ -316,6 +316,27 @@ def test_slices_of_a_row_have_the_experts_of_their_tokens() -> None:
     assert flat_routes(MicroBatch((replace(sequence, routes=((), ())),)), 1) is None
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_implementations_of_experts_give_the_same_numbers(models: dict[str, Path], name: str) -> None:
+    _, expected, gradient = results(learner(models[name], experts="eager"), GROUPS)
+    largest = max(float(value.abs().max()) for value in gradient.values())
+    for experts in ("grouped_mm", "batched_mm"):
+        chosen = learner(models[name], experts=experts)
+        assert chosen.policy.model.config._experts_implementation == experts
+        _, logprobs, other = results(chosen, GROUPS)
+        for row, wanted in zip(logprobs, expected, strict=True):
+            assert row == pytest.approx(wanted, abs=1e-5)
+        for key, value in gradient.items():
+            torch.testing.assert_close(other[key], value, rtol=1e-3, atol=1e-5 * largest)
+    assert learner(models[name]).policy.model.config._experts_implementation == "grouped_mm"
+
+
+def test_an_implementation_that_a_model_does_not_have_is_refused(tmp_path: Path) -> None:
+    model = build("llama4", tmp_path)
+    with pytest.raises(UserError, match="learning.experts = 'grouped_mm' is impossible for Llama4ForCausalLM, whose"):
+        learner(model, replays=False, experts="grouped_mm")
+
+
 # the sampler
 
 
@@ -399,15 +420,15 @@ def completion(context: int, *tokens: int, first: int) -> Completion:
 
 
 def test_the_experts_of_a_response_of_several_turns_are_those_of_when_its_tokens_were_read_first() -> None:
-    reading = Reading(NoTokenizer(), (), ())
-    transcript = Transcript((1, 2), reading)
+    decoder = TurnDecoder(NoTokenizer(), (), ())
+    transcript = Transcript((1, 2), decoder)
     transcript.write(completion(2, 5, 6, first=0), 0.0)
     assert list(transcript.routes) == [0, 0, 1, 1, 2, 2]
     transcript._add([7], [0.0], policy=False)
     transcript.write(completion(5, 8, 9, first=10), 0.0)
     assert list(transcript.routes) == [0, 0, 1, 1, 2, 2, 13, 13, 14, 14, 15, 15]
     partial = transcript.partial(0, (), {})
-    again = Transcript.of(partial, (1, 2), reading)
+    again = Transcript.of(partial, (1, 2), decoder)
     again._cut(3)
     assert list(again.routes) == [0, 0, 1, 1, 2, 2, 13, 13]
     again.begin_anew()
