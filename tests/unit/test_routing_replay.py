@@ -333,7 +333,7 @@ def test_implementations_of_experts_give_the_same_numbers(models: dict[str, Path
 
 def test_an_implementation_that_a_model_does_not_have_is_refused(tmp_path: Path) -> None:
     model = build("llama4", tmp_path)
-    with pytest.raises(UserError, match="learning.experts = 'grouped_mm' is impossible for Llama4ForCausalLM, whose"):
+    with pytest.raises(UserError, match=r"learning.experts = 'grouped_mm' is impossible for Llama4ForCausalLM, whose"):
         learner(model, replays=False, experts="grouped_mm")
 
 

@@ -132,10 +132,10 @@ class Backbone:
             weights=None if options.lora else options.weights,
             config=config,
             attn_implementation=attention_of(config),
-            **({} if options.experts == "auto" else {"experts_implementation": options.experts}),
         )
         self.model: Any = loaded.model
-        self._check_experts(options.experts)
+        if options.experts != "auto":
+            self._choose_experts(options.experts)
         if options.lora is not None:
             add_adapter(self.model, options.lora)
             if options.weights is not None:
@@ -143,9 +143,11 @@ class Backbone:
         head = None if output_layer else type(self.model).__name__
         return loaded.names, ModelFiles(self._folder, loaded.skeleton.generation, head)
 
-    def _check_experts(self, wanted: str) -> None:
-        """Raises UserError where transformers passes over the implementation that was asked for."""
-        if wanted not in ("auto", "eager") and not self.model._can_set_experts_implementation():
+    def _choose_experts(self, wanted: str) -> None:
+        """Have experts computed as it is asked for. Raises UserError where this model has one way of its own."""
+        if self.model._can_set_experts_implementation():
+            self.model.set_experts_implementation(wanted)
+        elif wanted != "eager":
             raise UserError(
                 f"learning.experts = {wanted!r} is impossible for {type(self.model).__name__}, whose experts have an "
                 "implementation of their own: set it to 'auto'"
