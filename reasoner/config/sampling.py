@@ -94,7 +94,7 @@ class HandoverConfig(Section):
     checked."""
     max_gap: Annotated[float, Field(gt=0.0)] | None = None
     """Mean absolute difference of log-probabilities per token, in nats, above which the run stops. `none` takes 1e-3
-    with `model.dtype = "float32"`, 0.1 with bfloat16, and LIMIT where learner or sampler holds quantised weights
+    with `model.dtype = "float32"`, 0.1 with bfloat16, and 0.3 where learner or sampler holds quantised weights
     (`lora.quantization`, `sampling.quantization`)."""
 
 

@@ -110,7 +110,7 @@ class Learner(Protocol):
         temperature: float,
         *,
         rows: Sequence[int] | None = None,
-        together: Sequence[int] | None = None,
+        unit_ids: Sequence[int] | None = None,
         entropy: bool = False,
     ) -> Accumulated:
         """Add the gradient of `- sum w * l - sum v * H` over the responses `rows`, in packed micro-batches.
@@ -120,7 +120,7 @@ class Learner(Protocol):
             weights: gives w and v of a micro-batch.
             temperature: the T of `softmax(logits / T)`, for l and for H, the entropy of a position's distribution.
             rows: which of the batch's R responses go through the model; None: all of them.
-            together: (R,) the unit of every response of the batch: responses of one unit, all of one group, are in one
+            unit_ids: (R,) the unit of every response of the batch: responses of one unit, all of one group, are in one
                 micro-batch whatever the token budget. None: every response is its own.
             entropy: compute H and give it to `weights`; otherwise their `entropy_RT` must be None.
         """

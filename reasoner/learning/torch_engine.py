@@ -90,10 +90,10 @@ class TorchLearner:
         temperature: float,
         *,
         rows: Sequence[int] | None = None,
-        together: Sequence[int] | None = None,
+        unit_ids: Sequence[int] | None = None,
         entropy: bool = False,
     ) -> Accumulated:
-        selected = rows_by_group(groups, rows, together)
+        selected = rows_by_group(groups, rows, unit_ids)
         self.policy.check(selected, temperature)
         responses = [response for group in groups for response in group.responses]
         batches = self.policy.packing.micro_batches(selected)

@@ -12,7 +12,7 @@ from reasoner.distributed.ranks import launched
 from reasoner.errors import UserError
 from reasoner.models.size import ModelSize, tensor_parallel_obstacle
 from reasoner.planning.estimate import RunEstimate
-from reasoner.planning.memory import longest_sequence
+from reasoner.planning.memory.tokens import longest_sequence
 from reasoner.processes.machine import Machine
 
 

@@ -163,7 +163,7 @@ class TokenService(Protocol):
 class DeviceReceiver(Protocol):
     """What can take weights from the learner's GPU without a file: an engine on the same one."""
 
-    def why_not_on_device(self) -> str:
+    def device_obstacle(self) -> str:
         """Why it takes them as files all the same, as the end of a sentence; empty: it was tried, and works."""
         ...
 

@@ -69,7 +69,7 @@ def open_engine(
     if decisions.engine == "vllm":
         from reasoner.sampling.vllm.engine import VllmSampler
 
-        start = start_of(config, decisions.device, folder, max_model_len)
+        start = engine_start(config, decisions.device, folder, max_model_len)
         if decisions.adapter_rank:  # whole weights would be loaded over rounded ones
             start = replace(start, adapter_rank=decisions.adapter_rank, quantization=config.sampling.quantization)
         return VllmSampler(replace(start, devices=devices), log)
@@ -81,7 +81,7 @@ def open_engine(
     )
 
 
-def start_of(config: Config, device: Literal["cpu", "cuda"], folder: Path, max_model_len: int) -> StartEngine:
+def engine_start(config: Config, device: Literal["cpu", "cuda"], folder: Path, max_model_len: int) -> StartEngine:
     """The vLLM engine of a configuration.
 
     Args:

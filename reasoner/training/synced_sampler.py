@@ -120,11 +120,11 @@ class _InFlight:
     def version(self) -> int:
         return self.sampler.version
 
-    def why_not_on_device(self) -> str:
+    def device_obstacle(self) -> str:
         return "they change under what is being sampled"
 
     def load_on_device(self, weights: Iterable[tuple[str, Tensor]], version: int) -> tuple[Receipt, str]:
-        raise NotImplementedError(self.why_not_on_device())
+        raise NotImplementedError(self.device_obstacle())
 
     def load(self, folder: Path, version: int) -> Receipt:
         return self.sampler.change(folder, version)

@@ -272,7 +272,7 @@ class Objective:
             self,
             self.batch.temperature,
             rows=self.rows,
-            together=units(len(self.batch.responses), pairs_P2),
+            unit_ids=units(len(self.batch.responses), pairs_P2),
             entropy=self.needs_entropy,
         )
 

@@ -186,7 +186,7 @@ def _hand_over_on_device(
     """The receipt of weights that stayed on the GPU; None: they do not go that way."""
     if not isinstance(learner, DevicePublisher) or (weights := learner.device_weights()) is None:
         return None
-    why = sampler.why_not_on_device() if isinstance(sampler, DeviceReceiver) else "the sampler takes files alone"
+    why = sampler.device_obstacle() if isinstance(sampler, DeviceReceiver) else "the sampler takes files alone"
     why = next(filter(None, ranks.gather(why)), "")
     if why:
         say(f"the weights go to the sampler as files: {why}")
@@ -271,9 +271,7 @@ def sum_in_order(numbers: ArrayLike) -> float:
     return float(sums[-1]) if len(sums) else 0.0
 
 
-def gap_limit(
-    dtype: Literal["float32", "bfloat16"], configured: float | None, *, quantized: bool = False
-) -> float:
+def gap_limit(dtype: Literal["float32", "bfloat16"], configured: float | None, *, quantized: bool = False) -> float:
     """The mean gap above which a run stops: as configured, or 1e-3 in float32 and 0.1 in bfloat16.
 
     Args:

@@ -80,7 +80,15 @@ ON_ONE_RANK = ("zero-1", "zero-2-offload", "zero-3", "zero-2-offload-bfloat16")
 ON_THREE_RANKS = ("zero-2", "zero-3", "lora-zero-3")
 ON_FOUR_RANKS = ("rows-zero-2", "rows-zero-3")
 """the others on two ranks only"""
-RESUMED = ("zero-0", "zero-3", "lora-zero-2", "lora-zero-3", "qlora-zero-1", "zero-1-bfloat16", "zero-2-offload-bfloat16")
+RESUMED = (
+    "zero-0",
+    "zero-3",
+    "lora-zero-2",
+    "lora-zero-3",
+    "qlora-zero-1",
+    "zero-1-bfloat16",
+    "zero-2-offload-bfloat16",
+)
 """spreads that are written as a checkpoint and gone on with"""
 GROUPS = ragged_groups(prompts=(3, 24, 7, 9, 5), responses=3)
 TEMPERATURE = 0.8

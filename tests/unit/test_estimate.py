@@ -16,7 +16,9 @@ from reasoner.loading import load_config
 from reasoner.models.size import ModelSize
 from reasoner.planning.estimate import RunEstimate
 from reasoner.planning.feasibility import refuse_impossible
-from reasoner.planning.memory import TIGHT, cache_token_bytes, micro_batch_tokens
+from reasoner.planning.memory.needs import TIGHT
+from reasoner.planning.memory.sampler import cache_token_bytes
+from reasoner.planning.memory.tokens import micro_batch_tokens
 from reasoner.processes.machine import GIB, Machine, planned_machine
 from reasoner.training.build import _with_recomputation
 from tests.unit.test_sharded_sampler import on_ranks

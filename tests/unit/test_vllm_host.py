@@ -104,7 +104,7 @@ def host_of(start: StartEngine) -> tuple[Any, NotedVllm]:
     host, noted = EngineHost.__new__(EngineHost), NotedVllm()
     host._llm, host._engine = cast(Any, noted), cast(Any, noted)
     host._connection = cast(Any, SimpleNamespace(send=lambda reply: None))
-    host._running, host._asked, host._count = {}, {}, 0
+    host._running, host._requests, host._count = {}, {}, 0
     host._device, host._end_tokens, host._adapter, host._version = start.device, (2,), None, 0
     host._discards_weights, host._cache_sleeps = start.discards_weights, False
     host._takes_adapters = bool(start.adapter_rank)

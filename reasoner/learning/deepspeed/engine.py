@@ -166,10 +166,10 @@ class DeepspeedLearner:
         temperature: float,
         *,
         rows: Sequence[int] | None = None,
-        together: Sequence[int] | None = None,
+        unit_ids: Sequence[int] | None = None,
         entropy: bool = False,
     ) -> Accumulated:
-        selected = rows_by_group(groups, rows, together)
+        selected = rows_by_group(groups, rows, unit_ids)
         same_batch(selected, self._ranks)
         self.policy.check(selected, temperature)
         count = sum(len(group.rows) for group in selected)

@@ -176,7 +176,7 @@ class RequestFailed:
 Reply = Completed | Working | Done | RequestFailed
 
 
-def said_by_vllm(error: Exception) -> str:
+def vllm_message(error: Exception) -> str:
     """The reason in a message of vLLM, which pydantic surrounds with the values that it was given and a link."""
     if not isinstance(error, ValueError):
         return f"{type(error).__name__}: {error}"
