@@ -215,17 +215,24 @@ def _check_quantization(config: Sections) -> None:
         )
     if sampling.quantization and (sampling.servers or sampling.engine == "hf"):
         place = "sampling.servers" if sampling.servers else "sampling.engine = 'hf'"
-        raise ValueError(f"{settings[-1]} is of a vLLM engine that the run starts, and not of {place}; leave one out")
+        raise ValueError(
+            f"{settings[-1]} is of a vLLM engine that the run starts, and not of {place}; leave one of them out"
+        )
+    if sampling.quantization and config.model.device == "cpu":
+        raise ValueError(
+            f"{settings[-1]} needs CUDA, because vLLM's CPU build has no kernels for it, and model.device is 'cpu'; "
+            "leave it out"
+        )
     if lora.quantization and config.learner == "deepspeed" and config.learning.deepspeed.zero_stage == 3:
         raise ValueError(
-            "lora.quantization = 'nf4' with learning.deepspeed.zero_stage = 3: DeepSpeed would spread the 4-bit numbers "
+            "lora.quantization = 'nf4' with learning.deepspeed.zero_stage = 3: DeepSpeed would spread 4-bit numbers "
             "without the scales that belong to them; use zero_stage 2, whose ranks hold all of them"
         )
     for name, term in config.gro.terms.items():
         if term.term.is_corrected_when_stale and term.correction.kind == "none":
             raise ValueError(
-                f"gro.terms.{name}.correction.kind = 'none' with {settings[0]}: the sampler's probabilities are not the "
-                "learner's, and without a correction the gradient would be of neither; use 'truncate' or 'mask' "
+                f"gro.terms.{name}.correction.kind = 'none' with {settings[0]}: the sampler's probabilities are not "
+                "the learner's, and without a correction the gradient would be of neither; use 'truncate' or 'mask' "
                 f"(--set gro.terms.{name}.correction.kind=truncate)"
             )
 

@@ -378,7 +378,11 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
             ],
             ["lora.quantization = 'nf4' with learning.deepspeed.zero_stage = 3", "use zero_stage 2"],
         ),
-        (["lora.quantization=int4"], ["lora.quantization", "nf4"]),
+        (["lora.quantization=int4"], ["lora.quantization", "must be one of nf4"]),
+        (
+            ["lora.rank=4", "sampling.quantization=fp8", "model.device=cpu", TRUNCATED],
+            ["sampling.quantization = 'fp8' needs CUDA", "model.device is 'cpu'; leave it out"],
+        ),
         (["sampling.quantization=fp8", TRUNCATED], ["sampling.quantization = 'fp8' rounds weights", "lora.rank=16"]),
         (
             ["lora.rank=4", "sampling.quantization=fp8"],
@@ -628,13 +632,15 @@ def test_plugins_of_the_command_line_and_of_the_file_are_both_known(task: Path, 
 @pytest.mark.parametrize(
     "sets",
     [
-        [],
-        ["learning.engine=deepspeed", "learning.deepspeed.zero_stage=2"],
-        ["sampling.quantization=fp8"],
+        [TRUNCATED],
+        [TRUNCATED, "learning.engine=deepspeed", "learning.deepspeed.zero_stage=2"],
+        [TRUNCATED, "sampling.quantization=fp8"],
         ["gro.terms.grpo.correction.kind=mask"],
     ],
 )
 def test_a_quantized_base_is_taken_with_an_adapter_and_a_correction(task: Path, sets: list[str]) -> None:
-    config = laptop(task, "lora.quantization=nf4", TRUNCATED, *sets).config
-    assert config.lora is not None and config.lora.quantization == "nf4" and config.quantized
+    config = laptop(task, "lora.quantization=nf4", *sets).config
+    assert config.lora is not None
+    assert config.lora.quantization == "nf4"
+    assert config.quantized
     assert not laptop(task, "lora.rank=4").config.quantized

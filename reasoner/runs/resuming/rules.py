@@ -61,7 +61,6 @@ ALLOWED: Mapping[str, str] = {
     "learning.gradient_checkpointing": ROUNDING,
     "learning.packing": ROUNDING,
     "learning.share_prompts": ROUNDING,
-    "sampling.quantization": DRAWS,
     "sampling.tensor_parallel": DRAWS,
     "sampling.memory_share": DRAWS,
     "sampling.kv_cache_gib": DRAWS,
