@@ -189,7 +189,7 @@ def dequantized(learner: TorchLearner, folder: Path) -> Path:
     plain = AutoModelForCausalLM.from_pretrained(learner.policy._folder, dtype=torch.float32)
     layers = dict(learner.policy.model.named_modules())
     for name, module in plain.named_modules():
-        weight = getattr(getattr(layers.get(name), "base_layer", None), "weight", None)
+        weight: Any = getattr(getattr(layers.get(name), "base_layer", None), "weight", None)
         if is_quantized(weight):
             module.weight.data = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
     plain.save_pretrained(folder)
