@@ -227,7 +227,7 @@ class Response:
     (`sampling.max_staleness`), or because its environment did not come back to the same state."""
     routes: Routes = ()
     """The experts that the sampler chose as it read the prompt and the response (`learning.routing_replay`), up to the
-    token before the last that it sampled; empty: they are not known. They are not among what a run keeps."""
+    token before the last that it sampled; empty: they are not known. Reward sources and run folders do not get them."""
 
     def __post_init__(self) -> None:
         _set(self, "token_ids", TokenArray(self.token_ids, "int32"))

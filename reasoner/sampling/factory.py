@@ -70,8 +70,9 @@ def open_engine(
         from reasoner.sampling.vllm.engine import VllmSampler
 
         start = engine_start(config, decisions.device, folder, max_model_len)
-        start = replace(start, adapter_rank=decisions.adapter_rank, devices=devices)
-        return VllmSampler(replace(start, returns_routes=decisions.returns_routes), log)
+        if decisions.adapter_rank:  # whole weights would be loaded over rounded ones
+            start = replace(start, adapter_rank=decisions.adapter_rank, quantization=config.sampling.quantization)
+        return VllmSampler(replace(start, devices=devices, returns_routes=decisions.returns_routes), log)
     from reasoner.sampling.transformers import HfSampler
 
     device = decisions.device
@@ -125,7 +126,7 @@ def merge_reason(config: Config, engine: str, device: str) -> str:
         engine, device: of the sampler.
 
     Raises:
-        ConfigError: `lora.handover = 'adapter'`, and the sampler cannot take it.
+        ConfigError: `lora.handover = 'adapter'` or quantised weights, and the sampler cannot take it.
     """
     assert config.lora is not None
     if config.lora.handover == "merged":
@@ -140,6 +141,12 @@ def merge_reason(config: Config, engine: str, device: str) -> str:
         return ""
     if config.lora.handover == "adapter":
         raise ConfigError(f"lora.handover = 'adapter' is impossible: {why}; set it to 'auto' or 'merged'")
+    if config.quantized:
+        key = "lora.quantization" if config.lora.quantization else "sampling.quantization"
+        raise ConfigError(
+            f"{key} has the adapter handed over alone to a vLLM engine of the run, and that is impossible: {why}. "
+            f"Change that, or leave {key} out"
+        )
     return why
 
 

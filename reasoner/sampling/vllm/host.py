@@ -61,6 +61,8 @@ _ATTEMPTS = 3
 _PROGRESS_EVERY = 5.0
 """seconds between looks at whether what runs has got further, which the other side is told"""
 
+_QUANTIZATIONS = {"fp8": "fp8_per_tensor"}
+"""`sampling.quantization` -> vLLM's name for it"""
 _ADVICE = "Set sampling.engine = 'hf', which samples with transformers, or take another version of vLLM"
 
 
@@ -379,6 +381,8 @@ def engine_arguments(start: StartEngine) -> dict[str, Any]:
         "seed": 0,
         "tensor_parallel_size": start.tensor_parallel,
     }
+    if start.quantization:
+        common |= {"quantization": _QUANTIZATIONS[start.quantization]}
     if start.max_sequences is not None:
         common |= {"max_num_seqs": start.max_sequences}
     if start.returns_routes:
