@@ -48,7 +48,7 @@ LAYERS, CHOICES, EXPERTS = 2, 2, 4
 WIDTH = LAYERS * CHOICES
 GROUPS = [*ragged_groups(prompts=(3, 17, 5), responses=3), *ragged_groups(prompts=(2,), responses=1, longest=1, seed=1)]
 FAMILIES = ["mixtral", "qwen3_moe"]
-LAYOUTS: dict[str, dict[str, object]] = {
+LAYOUTS: dict[str, dict[str, Any]] = {
     "one micro-batch": {"token_budget": 4096},
     "many": {"token_budget": 24, "share_prompts": "never"},
     "shared and recomputed": {"token_budget": 40, "share_prompts": "always", "gradient_checkpointing": True},
@@ -61,7 +61,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: build(name, tmp_path_factory.mktemp(name)) for name in FAMILIES}
 
 
-def learner(model: Path, *, replays: bool = True, **settings: object) -> TorchLearner:
+def learner(model: Path, *, replays: bool = True, **settings: Any) -> TorchLearner:
     config = LearningConfig.model_validate({"routing_replay": replays, **settings})
     return TorchLearner(model, device="cpu", dtype="float32", config=config, total_steps=1)
 
@@ -414,9 +414,7 @@ class NoTokenizer:
 def completion(context: int, *tokens: int, first: int) -> Completion:
     """Each position of context and tokens but the last has the experts (first + position, first + position)."""
     positions = np.arange(context + len(tokens) - 1)
-    return Completion(
-        tokens, (-1.0,) * len(tokens), "stop", 0, routes=np.repeat(first + positions, 2).astype(np.uint16)
-    )
+    return Completion(tokens, (-1.0,) * len(tokens), "stop", 0, routes=np.repeat(first + positions, 2).tolist())
 
 
 def test_the_experts_of_a_response_of_several_turns_are_those_of_when_its_tokens_were_read_first() -> None:
