@@ -34,6 +34,7 @@ def summary_of(scored: ScoredGroup, rank: int) -> ScoredGroup:
             text="",
             token_ids=_remote(response.token_ids, rank),
             sampler_logprobs=RemoteArray[float](len(response.token_ids), rank),
+            routes=RemoteArray[int](len(response.routes), rank) if response.routes else (),
             turns=tuple(replace(turn, text="", calls=()) for turn in response.turns),
         )
         for response in group.responses

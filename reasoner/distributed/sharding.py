@@ -97,7 +97,8 @@ def share_of(groups: Sequence[GroupRows], ranks: Ranks) -> list[GroupRows]:
 
 
 def with_tokens(parts: Sequence[GroupRows], groups: Sequence[Group], ranks: Ranks) -> list[GroupRows]:
-    """The parts with the ids of their prompts and of those responses that go through the model. All ranks call it with
+    """The parts with the ids of their prompts and of those responses that go through the model, and with the experts of
+    these where they are known. All ranks call it with
     the same groups, each with the parts that it puts through the model.
 
     Args:
@@ -105,25 +106,30 @@ def with_tokens(parts: Sequence[GroupRows], groups: Sequence[Group], ranks: Rank
     """
     if ranks.count == 1:
         return [*parts]
-    arrays = [response.token_ids for group in groups for response in group.responses]
+    responses = [response for group in groups for response in group.responses]
+    arrays = [*(response.token_ids for response in responses), *(response.routes for response in responses)]
     firsts = accumulate((len(group.responses) for group in groups), initial=0)
     places = dict(zip(firsts, range(len(arrays), len(arrays) + len(groups)), strict=False))
     prompts = [places[part.first] for part in parts]
     arrays += [group.prompt_ids for group in groups]
-    ids = fetch([*prompts, *(row for part in parts for row in part.rows)], arrays, ranks)
-    return [_filled(part, ids[prompt], ids) for part, prompt in zip(parts, prompts, strict=True)]
+    rows = [row for part in parts for row in part.rows]
+    values = fetch([*prompts, *rows, *(len(responses) + row for row in rows)], arrays, ranks)
+    fetched = {row: (values[row], values[len(responses) + row]) for row in rows}
+    return [_filled(part, values[prompt], fetched) for part, prompt in zip(parts, prompts, strict=True)]
 
 
-def _filled(part: GroupRows, prompt_ids: Sequence[int], ids: Mapping[int, Sequence[int]]) -> GroupRows:
-    """The part with what was fetched of it; one that was here as it is."""
+def _filled(
+    part: GroupRows, prompt_ids: Sequence[int], fetched: Mapping[int, tuple[Sequence[int], Sequence[int]]]
+) -> GroupRows:
+    """The part with what was fetched of it, token ids and routes by row; one that was here as it is."""
     own = [part.group.prompt_ids, *(part.response(row).token_ids for row in part.rows)]
     if not any(isinstance(array, RemoteArray) for array in own):
         return part
-    responses = tuple(
-        replace(response, token_ids=ids.get(row, response.token_ids))
-        for row, response in enumerate(part.group.responses, part.first)
-    )
-    return replace(part, group=replace(part.group, prompt_ids=prompt_ids, responses=responses))
+    responses = list(part.group.responses)
+    for row in part.rows:
+        token_ids, routes = fetched[row]
+        responses[row - part.first] = replace(part.response(row), token_ids=token_ids, routes=routes)
+    return replace(part, group=replace(part.group, prompt_ids=prompt_ids, responses=tuple(responses)))
 
 
 def sharded_outputs(

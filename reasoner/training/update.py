@@ -116,6 +116,8 @@ class UpdateReport:
             values["update/router_balance"] = sum(part.balance for part in self.done) / sum(
                 part.responses for part in self.done
             )
+        if replayed := sum(part.replayed for part in self.done):
+            values["update/rerouted"] = sum(part.rerouted for part in self.done) / replayed
         return values | (self.critic.metrics if self.critic else {})
 
 
@@ -268,7 +270,7 @@ class Objective:
     gap: Gap | None = None
     seen: StepTrace = field(default_factory=StepTrace)
 
-    def accumulate(self, learner: Learner, ranks: Ranks) -> Accumulated:
+    def accumulate(self, learner: Learner, ranks: Ranks = ALONE) -> Accumulated:
         """Add the mini-batch's gradient."""
         groups = [scored.group for scored in self.batch.groups]
         pairs_P2 = torch.cat([plan.pairs_P2 for plan in self.plans if plan.term.evidence.unit == "pair"] or [_NO_PAIRS])
@@ -430,7 +432,7 @@ def _turn_of_tokens(response: Response) -> NDArray[np.int64]:
 def mismatch(groups: Sequence[Group]) -> list[Group]:
     """Every group's prompt with the responses of the group after it, the last one's with the first's."""
     return [
-        replace(group, responses=following.responses)
+        replace(group, responses=following.without_routes().responses)
         for group, following in zip(groups, [*groups[1:], *groups[:1]], strict=True)
     ]
 

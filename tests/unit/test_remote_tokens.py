@@ -37,7 +37,9 @@ def made(name: str, prompt: int, lengths: Sequence[int], seed: int = 0) -> Score
         mask[length // 3 : length // 2] = False
         turns = (Turn("assistant", 0, length, "text" * length, (ToolCall("tool", {"x": 1}),)),)
         ids, logprobs = random.integers(0, 9999, length), -random.random(length)
-        responses.append(Response("text" * length, ids, mask, logprobs, "stop", 7, turns=turns))  # type: ignore[arg-type]
+        routes = random.integers(0, 9, length, np.uint16)
+        made_of: list[Any] = ["text" * length, ids, mask, logprobs]
+        responses.append(Response(*made_of, "stop", 7, turns=turns, routes=cast(Any, routes)))
     problem = Problem(name, (), "answer", {"row": "x" * 99}, part="task")
     rewards = tuple(float(random.random()) for _ in lengths)
     components = tuple((Component("judge", 1.0, reward, {"extracted": "4"}),) for reward in rewards)
@@ -104,7 +106,11 @@ def test_every_rank_gets_the_tokens_of_its_share(count: int, per_row: int) -> No
         selected = rows_by_group(groups, rows)
         same_batch(selected, here)
         share = with_tokens(share_of(selected, here), groups, here)
-        read = [(part.group.prompt_ids, row, part.response(row).token_ids) for part in share for row in part.rows]
+        read = [
+            (p.group.prompt_ids, row, p.response(row).token_ids, p.response(row).routes)
+            for p in share
+            for row in p.rows
+        ]
         outputs = sharded_outputs(
             groups, here, lambda parts: {r: p.response(r).token_ids for p in parts for r in p.rows}
         )
@@ -116,9 +122,10 @@ def test_every_rank_gets_the_tokens_of_its_share(count: int, per_row: int) -> No
     for share, read, outputs in on_ranks(count, rank):
         assert outputs == [response.token_ids for response in responses]
         assert read == seen.setdefault(share, read)
-        for prompt_ids, row, ids in read:
+        for prompt_ids, row, ids, routes in read:
             assert (prompt_ids, ids) == (whole[row // RESPONSES].prompt_ids, responses[row].token_ids)
-    assert sorted(row for read in seen.values() for _, row, _ in read) == rows
+            assert routes == responses[row].routes
+    assert sorted(row for read in seen.values() for _, row, *_ in read) == rows
 
 
 def test_a_few_groups_are_whole_on_every_rank() -> None:
@@ -190,9 +197,10 @@ def test_what_a_rank_sends_grows_with_its_own_tokens_and_its_share() -> None:
     small, large, wide = traffic(3, 1), traffic(3, 1000), traffic(6, 1000)
     for (before, _), (after, tokens) in zip(small, large, strict=True):
         per_token = (after - before) / tokens
-        # ids (4), log-probabilities (4), mask (0), text (4) twice to the first rank; ids (4) to the one that learns
-        assert per_token < 4 + 4 + 4 + 4 + 4 + 0.5
-    assert large[0][0] - small[0][0] < 4.5 * large[0][1]  # the first rank sends nobody the whole of what it has
+        # ids (4), log-probabilities (4), routes (2), text (4) and that of the turn to the first rank; ids and routes to
+        # the one that learns
+        assert per_token < (4 + 4 + 2 + 4 + 4) + (4 + 2) + 0.5
+    assert large[0][0] - small[0][0] < 6.5 * large[0][1]  # the first rank sends nobody the whole of what it has
     for (three, _), (six, _) in zip(large[1:], wide[1:], strict=False):
         assert six < 1.25 * three  # as many tokens of its own, twice the batch
 
