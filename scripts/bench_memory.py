@@ -6,7 +6,7 @@
 Every case is a run of `reasoner run` in processes of its own, of two training steps (AdamW has no moments before the
 first): another engine, model, optimiser or size each. Its memory is the highest sum, over the process and everything
 that it started, of what is private, its share of what is shared (PSS), and the weights that are being handed over in
-/dev/shm; it is looked at five times a second. It does not depend on what else the machine does. `--write` keeps the
+/dev/shm; it is looked at twice a second. It does not depend on what else the machine does. `--write` keeps the
 figures of the cases in docs/validation/memory.json, and makes the page beside it of all that are there.
 """
 
@@ -45,7 +45,7 @@ LONGEST = PAGE.with_name("memory-longest.txt")
 """the second half of the page"""
 RANKS = "run.ranks"
 """the setting that a command has an option for, which the ranks that it starts take too"""
-INTERVAL_S = 0.2
+INTERVAL_S = 0.5
 TASK = """
 plugins = ["{folder}/vowels.py"]
 [model]

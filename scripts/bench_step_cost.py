@@ -116,7 +116,8 @@ def build(output: Path, problems: int, history: int) -> tuple[Trainer, LiveView]
     """A run that has trained for `history` steps on so many problems."""
     config = configured(output, history)
     run = open_run(output, "bench", to_toml(config), {})
-    run.history.extend(metrics(step) for step in range(1, history + 1))
+    for step in range(1, history + 1):
+        run.history.append(metrics(step))
     run.evaluations.update({step: evaluation(step) for step in range(0, history, EVERY)})
     view = LiveView(Console(file=io.StringIO(), width=120), ascii_only=False)
     view.resumed(run.history, list(run.evaluations.values()), config.run.steps)

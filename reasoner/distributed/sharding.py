@@ -8,14 +8,15 @@ translation. Ranks get whole groups, balanced by the tokens that go through the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import accumulate
 from typing import Protocol
 
-import numpy as np
-
 from reasoner.distributed.ranks import Ranks, share
+from reasoner.distributed.remote_tokens import fetch
 from reasoner.errors import RunError
+from reasoner.io.token_array import RemoteArray, digest_of
 from reasoner.records import Group, Response
 
 
@@ -46,23 +47,23 @@ class GroupRows:
 
 
 def rows_by_group(
-    groups: Sequence[Group], rows: Sequence[int] | None = None, together: Sequence[int] | None = None
+    groups: Sequence[Group], rows: Sequence[int] | None = None, unit_ids: Sequence[int] | None = None
 ) -> list[GroupRows]:
     """The responses `rows` of a batch, group by group; groups without any are left out.
 
     Args:
         groups: all groups of the batch.
         rows: None: every response.
-        together: (R,) the unit of every response of the batch; None: every response is its own.
+        unit_ids: (R,) the unit of every response of the batch; None: every response is its own.
 
     Raises:
         ValueError: units are missing, or a unit spans two groups.
     """
     count = sum(len(group.responses) for group in groups)
-    if together is None:
-        together = range(count)
-    if len(together) != count:
-        raise ValueError(f"together needs one unit per response: {count} of them, got {len(together)}")
+    if unit_ids is None:
+        unit_ids = range(count)
+    if len(unit_ids) != count:
+        raise ValueError(f"unit_ids needs one unit per response: {count} of them, got {len(unit_ids)}")
     selected = set(range(count)) if rows is None else set(rows)
     owner: dict[int, Group] = {}
     result: list[GroupRows] = []
@@ -71,7 +72,7 @@ def rows_by_group(
         units: dict[int, list[int]] = {}
         for row in range(first, first + len(group.responses)):
             if row in selected:
-                units.setdefault(together[row], []).append(row)
+                units.setdefault(unit_ids[row], []).append(row)
         for unit in units:
             if unit in owner:
                 raise ValueError(
@@ -95,6 +96,42 @@ def share_of(groups: Sequence[GroupRows], ranks: Ranks) -> list[GroupRows]:
     return shares_of(groups, ranks.shares)[ranks.share_index]
 
 
+def with_tokens(parts: Sequence[GroupRows], groups: Sequence[Group], ranks: Ranks) -> list[GroupRows]:
+    """The parts with the ids of their prompts and of those responses that go through the model, and with the experts of
+    these where they are known. All ranks call it with
+    the same groups, each with the parts that it puts through the model.
+
+    Args:
+        groups: the whole batch.
+    """
+    if ranks.count == 1:
+        return [*parts]
+    responses = [response for group in groups for response in group.responses]
+    arrays = [*(response.token_ids for response in responses), *(response.routes for response in responses)]
+    firsts = accumulate((len(group.responses) for group in groups), initial=0)
+    places = dict(zip(firsts, range(len(arrays), len(arrays) + len(groups)), strict=False))
+    prompts = [places[part.first] for part in parts]
+    arrays += [group.prompt_ids for group in groups]
+    rows = [row for part in parts for row in part.rows]
+    values = fetch([*prompts, *rows, *(len(responses) + row for row in rows)], arrays, ranks)
+    fetched = {row: (values[row], values[len(responses) + row]) for row in rows}
+    return [_filled(part, values[prompt], fetched) for part, prompt in zip(parts, prompts, strict=True)]
+
+
+def _filled(
+    part: GroupRows, prompt_ids: Sequence[int], fetched: Mapping[int, tuple[Sequence[int], Sequence[int]]]
+) -> GroupRows:
+    """The part with what was fetched of it, token ids and routes by row; one that was here as it is."""
+    own = [part.group.prompt_ids, *(part.response(row).token_ids for row in part.rows)]
+    if not any(isinstance(array, RemoteArray) for array in own):
+        return part
+    responses = list(part.group.responses)
+    for row in part.rows:
+        token_ids, routes = fetched[row]
+        responses[row - part.first] = replace(part.response(row), token_ids=token_ids, routes=routes)
+    return replace(part, group=replace(part.group, prompt_ids=prompt_ids, responses=tuple(responses)))
+
+
 def sharded_outputs(
     groups: Sequence[Group], ranks: Ranks, local: Callable[[Sequence[GroupRows]], Mapping[int, Sequence[float]]]
 ) -> list[Sequence[float]]:
@@ -103,7 +140,7 @@ def sharded_outputs(
     Args:
         local: the output for every token of some responses, by row, computed on this rank.
     """
-    outputs = local(share_of(rows_by_group(groups), ranks))
+    outputs = local(with_tokens(share_of(rows_by_group(groups), ranks), groups, ranks))
     by_row = {row: values for part in ranks.gather(outputs if ranks.leads_row else {}) for row, values in part.items()}
     return [by_row[row] for row in range(sum(len(group.responses) for group in groups))]
 
@@ -117,7 +154,7 @@ def same_batch(groups: Sequence[GroupRows], ranks: Ranks) -> None:
     for group in groups:
         for row in group.rows:
             seen.update(row.to_bytes(8, "little"))
-            seen.update(np.asarray(group.response(row).token_ids).data)
+            seen.update(digest_of(group.response(row).token_ids))
     if len(set(ranks.gather(int.from_bytes(seen.digest())))) > 1:
         raise RunError(
             "ranks hold different batches: something that decides about the data depends on the rank, such as a "

@@ -96,7 +96,7 @@ def run(task: Path, *sets: str) -> tuple[Path, list[dict[str, float]]]:
     """Train; the run folder and the metrics of every step."""
     with open_trainer(load_config(task, sets=sets, plugins=[LETTERS])) as trainer:
         train(trainer)
-        return trainer.run.folder, trainer.history
+        return trainer.run.folder, list(trainer.history)
 
 
 def changed(folder: Path, model: Path) -> bool:

@@ -267,7 +267,7 @@ def test_a_warning_holds_until_its_rule_has_been_quiet_for_some_steps() -> None:
 def test_no_rule_goes_through_the_history_or_all_evaluations() -> None:
     """They are asked after every step: the last steps, the first, and some in between are all that they look at."""
 
-    class Sliced(list[Mapping[str, float]]):
+    class Sliced(MetricHistory):
         def __iter__(self) -> NoReturn:
             raise AssertionError("the whole history was gone through")
 

@@ -18,7 +18,7 @@ Kept = Tensor | tuple[torch.device, Tensor]
 """What autograd has instead of a tensor: itself, or where it was and its copy in host memory."""
 
 
-class HiddenStatesOffload(saved_tensors_hooks):  # type: ignore[misc]
+class HiddenStatesOffload(saved_tensors_hooks):
     """While it is open, hidden states that autograd saves go to host memory; everything else stays where it is.
 
     The order of the axes says what hidden states are: (rows, tokens, H). Rotary embeddings, which every layer saves and

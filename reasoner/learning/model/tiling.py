@@ -57,4 +57,4 @@ def _in_tiles(forward: Callable[..., Any], tokens: int, hidden_BLH: Tensor, *oth
     if torch.is_grad_enabled():
         # Nothing is drawn at random in a learner's forward pass.
         compute = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
-    return torch.cat([compute(tile) for tile in flat.split(tokens, 1)], 1).view(hidden_BLH.shape)
+    return torch.cat([compute(tile) for tile in torch.split(flat, tokens, 1)], 1).view(hidden_BLH.shape)

@@ -62,6 +62,7 @@ ALLOWED: Mapping[str, str] = {
     "learning.offload_activations": ROUNDING,
     "learning.gradient_checkpointing": ROUNDING,
     "learning.packing": ROUNDING,
+    "learning.experts": ROUNDING,
     "learning.share_prompts": ROUNDING,
     "sampling.tensor_parallel": DRAWS,
     "sampling.memory_share": DRAWS,
