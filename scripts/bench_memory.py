@@ -6,8 +6,9 @@
 Every case is a run of `reasoner run` in processes of its own, of two training steps (AdamW has no moments before the
 first): another engine, model, optimiser or size each. Its memory is the highest sum, over the process and everything
 that it started, of what is private, its share of what is shared (PSS), and the weights that are being handed over in
-/dev/shm; it is looked at twice a second. It does not depend on what else the machine does. `--write` keeps the
-figures of the cases in docs/validation/memory.json, and makes the page beside it of all that are there.
+/dev/shm; it is looked at twice a second. Needs an otherwise idle machine: libraries that other processes have loaded
+too count for less. `--write` keeps the figures of the cases in docs/validation/memory.json, and makes the page beside
+it of all that are there.
 """
 
 from __future__ import annotations
