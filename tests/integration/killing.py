@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -32,6 +33,7 @@ from tests.tiny import build_tiny_model
 
 LASTING = ("fsync", "rename", "replace", "unlink")
 PLUGIN = Path(__file__).with_name("rewarding_letters.py")
+WALK = Path(__file__).with_name("walking_environment.py")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class Trial:
     kills: int
     exact: bool = True
     """the same bits as without a kill; otherwise its state is exact"""
+    plugins: tuple[Path, ...] = (PLUGIN,)
+    most_tokens: int = 24
+    """of a response, where the state is exact"""
 
 
 def main(folder: Path) -> None:
@@ -82,16 +87,19 @@ def kill_until_done(
 
 def begin(task: str, trial: Trial, output: Path) -> None:
     sets = [*trial.sets, f"run.output='{output}'"]
-    with open_trainer(load_config(task, sets=sets, plugins=[str(PLUGIN)])) as trainer:
+    with open_trainer(load_config(task, sets=sets, plugins=[*map(str, trial.plugins)])) as trainer:
         train(trainer)
 
 
 def go_on(task: str, trial: Trial, output: Path) -> None:
-    """Resume the run in `output`; start it where there is none that got far enough."""
+    """Resume the run in `output`; start it where there is none that got far enough. What its checkpoints hold of groups
+    that are not complete is kept beside it."""
     for run in output.glob("*"):
         if (run / "identity.json").exists():
             if json.loads((run / "status.json").read_text())["state"] == "finished":
                 return  # killed after its end
+            for file in run.glob("checkpoints/step-*/partial-0.parquet"):
+                shutil.copy(file, output.with_name(f"{output.name}-kept-{file.parent.name}.parquet"))
             resolved, changes = load_resumed(run, [])
             with open_trainer(resolved, Resume(run, changes)) as trainer:
                 train(trainer)
@@ -160,9 +168,11 @@ def die_at_call(fault: Fault) -> None:
 
 
 OVER = (
+    "gro.preset=grpo",
+    "sampling.max_staleness=1",
     "sampling.over_sample=0.5",
-    "sampling.max_tokens=24",
     f"sampling.stop={[*'0123456789!#$%&()*+,-./:;<=>?@[]^_{|}~']}",
+    "run.checkpoint_every=1",
 )
 """a tenth of the tokens end a response, so that lengths differ"""
 
@@ -193,7 +203,21 @@ TRIALS = (
         5,
     ),
     # groups that are not complete when a step has enough are in the checkpoint, and continued
-    Trial("over", ("gro.preset=grpo", "sampling.max_staleness=1", *OVER, "run.checkpoint_every=1"), 5, exact=False),
+    Trial("over", (*OVER, "sampling.max_tokens=24"), 5, exact=False),
+    # the same with responses of three turns, whose environments are rebuilt
+    Trial(
+        "turns",
+        (
+            *OVER,
+            "sampling.max_tokens=150",
+            "environment.name=walk",
+            "environment.format=tags",
+        ),
+        6,
+        exact=False,
+        plugins=(PLUGIN, WALK),
+        most_tokens=150,
+    ),
     Trial(
         "critic", ("gro.preset=ppo", "learning.updates_per_step=2", "learning.epochs=2", "run.checkpoint_every=3"), 5
     ),
