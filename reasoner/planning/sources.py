@@ -323,7 +323,8 @@ def _problems_by_task(config: Config, splits: Splits) -> Iterator[tuple[str, Con
 
 
 def with_date(config: Config, tokenizer: Any, ranks: Ranks = ALONE) -> Config:
-    """With the date that the chat template writes, where it writes one and none is set: today, the same on all ranks."""
+    """With the date that the chat template writes, where it writes one and none is set: today, that of the first
+    rank."""
     kwargs = config.model.chat_template_kwargs
     if DATE in kwargs or not reads_date(kwargs.get("chat_template") or tokenizer.chat_template):
         return config

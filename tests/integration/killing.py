@@ -29,6 +29,7 @@ from reasoner.pipeline import train
 from reasoner.runs.resuming.resume import Resume
 from reasoner.runs.resuming.rules import load_resumed
 from reasoner.training.build import open_trainer
+from reasoner.trajectories.transcript import Transcript
 from tests.tiny import build_tiny_model
 
 LASTING = ("fsync", "rename", "replace", "unlink")
@@ -46,6 +47,8 @@ class Trial:
     plugins: tuple[Path, ...] = (PLUGIN,)
     most_tokens: int = 24
     """of a response, where the state is exact"""
+    turns: int = 0
+    """the first kill comes when so many turns of responses were answered; 0: at random, as the others"""
 
 
 def main(folder: Path) -> None:
@@ -76,7 +79,9 @@ def kill_until_done(
         seconds: that it takes undisturbed.
     """
     while True:
-        fault = draw(chance, seconds) if kills.total() < trial.kills else None
+        fault = None
+        if kills.total() < trial.kills:
+            fault = Fault("turn", trial.turns) if trial.turns and not kills else draw(chance, seconds)
         code = attempt(work, fault)
         if code == 0:
             return
@@ -110,9 +115,9 @@ def go_on(task: str, trial: Trial, output: Path) -> None:
 @dataclass(frozen=True)
 class Fault:
     kind: str
-    """`moment`, or a call before or after which the process dies"""
+    """`moment`, `turn`, or a call before or after which the process dies"""
     at: float
-    """seconds, or the number of the call"""
+    """seconds, or the number of the turn or the call"""
     after: bool = False
 
 
@@ -131,6 +136,8 @@ def attempt(work: Callable[[], None], fault: Fault | None) -> int:
             sys.stdout = sys.stderr = (Path(os.devnull)).open("w")  # noqa: SIM115
             if fault and fault.kind == "call":
                 die_at_call(fault)
+            if fault and fault.kind == "turn":
+                die_at_turn(fault)
             work()
             code = 0
         except BaseException:
@@ -145,6 +152,18 @@ def attempt(work: Callable[[], None], fault: Fault | None) -> int:
             time.sleep(0.005)
         os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def die_at_turn(fault: Fault) -> None:
+    """In the middle of trajectories: when an environment has answered."""
+    answers, append = count(1), Transcript.append
+
+    def fatal(*arguments: Any) -> None:
+        append(*arguments)
+        if next(answers) == fault.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Transcript.append = fatal  # type: ignore[method-assign]
 
 
 def die_at_call(fault: Fault) -> None:
@@ -204,7 +223,7 @@ TRIALS = (
     ),
     # groups that are not complete when a step has enough are in the checkpoint, and continued
     Trial("over", (*OVER, "sampling.max_tokens=24"), 5, exact=False),
-    # the same with responses of three turns, whose environments are rebuilt
+    # the same with responses of three turns, whose environments are rebuilt; of a step about 40 turns are answered
     Trial(
         "turns",
         (
@@ -217,6 +236,7 @@ TRIALS = (
         exact=False,
         plugins=(PLUGIN, WALK),
         most_tokens=150,
+        turns=100,
     ),
     Trial(
         "critic", ("gro.preset=ppo", "learning.updates_per_step=2", "learning.epochs=2", "run.checkpoint_every=3"), 5

@@ -20,7 +20,7 @@ from typing import Any
 
 from reasoner.sampling.base import Completed, Completion, TokenRequest
 from reasoner.sampling.responses import all_end_tokens
-from reasoner.sampling.server.client import Choice, Server, ServerError
+from reasoner.sampling.server.client import Choice, Server, ServerError, WorkDone
 
 FAILURES = 3
 """requests that a server may fail before it is out"""
@@ -42,6 +42,10 @@ class LostServer:
 
     url: str
     reason: str
+    continuations: int = 0
+    """that it was writing, and that others begin again"""
+    tokens: int | None = None
+    """that it had written and not answered when it was looked at last, for whoever asked it; None: nobody knows"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +83,25 @@ class ServerState:
     out: str = ""
     """why it is out"""
     failures: int = 0
+    given_back: int = 0
+    """continuations that it failed"""
+    answered: int = 0
+    """tokens"""
+    written: tuple[int, int] | None = None
+    """tokens since it started, when it was looked at first and last; None: it was not"""
     running: dict[AsyncTask, ServerRequest] = field(default_factory=dict)
 
     def has_room(self, request: TokenRequest) -> bool:
         """Whether it samples a request at once."""
         rows = sum(each.request.n for each in self.running.values())
         return self.ready and (not rows or rows + request.n <= self.sequences)
+
+    @property
+    def unanswered(self) -> int | None:
+        """Tokens that it has written and not answered; None: nobody knows."""
+        if self.written is None or self.written[1] < self.written[0]:  # it was started again
+            return None
+        return max(0, self.written[1] - self.written[0] - self.answered)
 
 
 class RequestSchedule:
@@ -211,6 +228,7 @@ class RequestSchedule:
         except ServerError as error:
             self._waiting.appendleft(each)
             seat.failures += 1
+            seat.given_back += each.request.n
             if each.is_aborted:
                 self._give_up(self._waiting.popleft(), seat)
             if seat.failures == FAILURES:
@@ -218,6 +236,7 @@ class RequestSchedule:
             elif seat.ready:
                 self._ask(seat)
             return
+        seat.answered += sum(len(completion.token_ids) for completion in completions)
         self._send(Completed(each.request.id, completions))
 
     def _completion(self, choice: Choice, each: ServerRequest) -> Completion:
@@ -287,6 +306,7 @@ class RequestSchedule:
         if seat.out:
             return
         seat.ready, seat.out = False, reason
+        begun = seat.given_back + sum(each.request.n for each in seat.running.values() if not each.is_aborted)
         for task, each in [*seat.running.items()]:
             self._drop(task)
             if each.is_aborted:
@@ -294,7 +314,7 @@ class RequestSchedule:
             else:
                 self._waiting.appendleft(each)
         seat.running.clear()
-        self._send(LostServer(seat.server.url, reason))
+        self._send(LostServer(seat.server.url, reason, begun, seat.unanswered))
 
     def _drop(self, task: AsyncTask) -> None:
         self._then.pop(task, None)
@@ -306,17 +326,19 @@ class RequestSchedule:
 
     async def _watch(self, seat: ServerState) -> str:
         """Why the server is out; ends when it is, or counts as hung."""
-        done, since = -1.0, time.monotonic()
+        done, since = WorkDone(-1, -1), time.monotonic()
         while not seat.out:
-            await asyncio.sleep(self._patience_s / LOOKS)
             try:
                 now = await seat.server.work_done()
             except ServerError:
                 now = done
+            else:
+                seat.written = (seat.written or (now.written, 0))[0], now.written
             if now != done or not seat.running or self._is_paused:
                 done, since = now, time.monotonic()
             elif time.monotonic() - since > self._patience_s:
                 return f"made no token in {time.monotonic() - since:.0f} seconds"
+            await asyncio.sleep(self._patience_s / LOOKS)
         return seat.out
 
     def _start(self, work: Coroutine[Any, Any, Any], then: Callable[[AsyncTask], None]) -> AsyncTask:
