@@ -120,7 +120,7 @@ class LearningConfig(Section):
     `auto` packs where the model supports it."""
     share_prompts: Literal["auto", "always", "never"] = "auto"
     """Whether a group's prompt is computed once for all its responses; `auto` does so where it saves more than a fifth
-    of the tokens."""
+    of the tokens. What responses begin with is shared with it, where that saves another fifth."""
 
 
 class LoraConfig(Section):
