@@ -163,7 +163,7 @@ def die_at_turn(fault: Fault) -> None:
         if next(answers) == fault.at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Transcript.append = fatal  # type: ignore[method-assign]
+    Transcript.append = fatal  # type: ignore[assignment, method-assign]
 
 
 def die_at_call(fault: Fault) -> None:
@@ -186,14 +186,9 @@ def die_at_call(fault: Fault) -> None:
         setattr(os, name, fatal(getattr(os, name)))
 
 
-OVER = (
-    "gro.preset=grpo",
-    "sampling.max_staleness=1",
-    "sampling.over_sample=0.5",
-    f"sampling.stop={[*'0123456789!#$%&()*+,-./:;<=>?@[]^_{|}~']}",
-    "run.checkpoint_every=1",
-)
-"""a tenth of the tokens end a response, so that lengths differ"""
+ENDS = f"sampling.stop={[*'0123456789!#$%&()*+,-./:;<=>?@[]^_{|}~']}"
+"""a tenth of the tokens end a turn, so that lengths differ"""
+OVER = ("sampling.over_sample=0.5", "sampling.max_tokens=24", ENDS)
 
 TRIALS = (
     # dynamic sampling, a curriculum, a frozen reference, several optimiser steps, a schedule on a metric, a budget of
@@ -222,13 +217,17 @@ TRIALS = (
         5,
     ),
     # groups that are not complete when a step has enough are in the checkpoint, and continued
-    Trial("over", (*OVER, "sampling.max_tokens=24"), 5, exact=False),
+    Trial("over", ("gro.preset=grpo", "sampling.max_staleness=1", *OVER, "run.checkpoint_every=1"), 5, exact=False),
     # the same with responses of three turns, whose environments are rebuilt; of a step about 40 turns are answered
     Trial(
         "turns",
         (
-            *OVER,
+            "gro.preset=grpo",
+            "sampling.max_staleness=1",
+            "sampling.over_sample=0.5",
             "sampling.max_tokens=150",
+            ENDS,
+            "run.checkpoint_every=1",
             "environment.name=walk",
             "environment.format=tags",
         ),

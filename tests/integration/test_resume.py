@@ -109,7 +109,7 @@ def test_the_kills_were_at_moments_and_at_calls_and_cost_steps(killed: Path) -> 
     assert len(starts) > sum(trial.kills for trial in TRIALS) / 2  # the others were killed before they came so far
 
 
-def check_every_group_once(run: Path, steps: int, most_tokens: int) -> None:
+def check_every_group_once(run: Path, steps: int, most_tokens: int = 24) -> None:
     """A run with `sampling.over_sample` that is finished: problems of an epoch were begun once each, every group that
     was begun was learned from once or is kept, whole, and none by weights that are too old."""
     status = json.loads((run / "status.json").read_text())

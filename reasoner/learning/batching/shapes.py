@@ -98,7 +98,7 @@ class Segments:
             queries.append(shape.prompt)
             keys.append(shape.prompt)
             gathered.append(prompt)
-            seen = {-1: (prompt,)}
+            seen: dict[int, tuple[int, ...]] = {-1: (prompt,)}
             for parent, places in shape.families:
                 for place in places:
                     if not (length := shape.pieces[place]):
