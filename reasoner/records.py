@@ -16,7 +16,7 @@ temperature)`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from reasoner.io.token_array import TokenArray
@@ -26,6 +26,9 @@ TokenIds = Annotated[Sequence[int], "int32"]
 TokenMask = Annotated[Sequence[bool], "bool"]
 LogProbs = Annotated[Sequence[float], "float32"]
 """what models compute: float32 has it exactly"""
+Routes = Annotated[Sequence[int], "uint16"]
+"""The experts that a model chose as it read a sequence, in one piece: token by token from the first on, of every layer
+(0 where it has no experts) the numbers of those that it chose."""
 TokenWeights = Annotated[Sequence[float], "float64"]
 """sums over optimiser steps"""
 FinishReason = Literal["stop", "length", "repetition"]
@@ -222,11 +225,15 @@ class Response:
     discarded_tokens: int = 0
     """Tokens of the policy that were given up before it: the response began anew, because they would have been too old
     (`sampling.max_staleness`), or because its environment did not come back to the same state."""
+    routes: Routes = ()
+    """The experts that the sampler chose as it read the prompt and the response (`learning.routing_replay`), up to the
+    token before the last that it sampled; empty: they are not known. Reward sources and run folders do not get them."""
 
     def __post_init__(self) -> None:
         _set(self, "token_ids", TokenArray(self.token_ids, "int32"))
         _set(self, "policy_mask", TokenArray(self.policy_mask, "bool"))
         _set(self, "sampler_logprobs", TokenArray(self.sampler_logprobs, "float32"))
+        _set(self, "routes", TokenArray(self.routes, "uint16"))
         lengths = {len(self.token_ids), len(self.policy_mask), len(self.sampler_logprobs)}
         if len(lengths) != 1 or not self.token_ids:
             raise ValueError(
@@ -234,6 +241,10 @@ class Response:
                 f"{len(self.token_ids)} tokens, {len(self.policy_mask)} mask entries, "
                 f"{len(self.sampler_logprobs)} log-probabilities"
             )
+
+    def without_routes(self) -> Response:
+        """The same, for a model that is to choose its experts itself."""
+        return replace(self, routes=()) if self.routes else self
 
     @property
     def failure(self) -> Failure | None:
@@ -251,6 +262,10 @@ class Group:
 
     def __post_init__(self) -> None:
         _set(self, "prompt_ids", TokenArray(self.prompt_ids, "int32"))
+
+    def without_routes(self) -> Group:
+        """The same, for a model that is to choose its experts itself."""
+        return replace(self, responses=tuple(response.without_routes() for response in self.responses))
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,11 +293,14 @@ class PartialResponse:
     """What it reported so far."""
     discarded_tokens: int = 0
     """As in `Response`."""
+    routes: Routes = ()
+    """As in `Response`."""
 
     def __post_init__(self) -> None:
         _set(self, "token_ids", TokenArray(self.token_ids, "int32"))
         _set(self, "policy_mask", TokenArray(self.policy_mask, "bool"))
         _set(self, "sampler_logprobs", TokenArray(self.sampler_logprobs, "float32"))
+        _set(self, "routes", TokenArray(self.routes, "uint16"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from reasoner.learning.model import attention
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.loading import load_config
 from reasoner.models.size import ModelSize
-from reasoner.planning.memory import needs
+from reasoner.planning.memory.needs import needs
 from reasoner.processes.machine import Machine
 from reasoner.records import Group
 from reasoner.sampling.vllm.buckets import DeviceDigest, SharedBuffer

@@ -42,25 +42,17 @@ class SeedResult:
 
 def main() -> None:
     """Run what is missing, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task")
-    parser.add_argument("--profile", required=True)
-    parser.add_argument("--seeds", default="0,1,2,3,4", help="comma-separated")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--table", type=Path, default=ROOT / "docs" / "validation" / "seeds.md")
-    parser.add_argument("--only-table", action="store_true")
-    parser.add_argument("further", nargs="*", help="of `reasoner run`, after --")
-    options = parser.parse_args()
+    options, further = parse_arguments(sys.argv[1:])
     seeds = [int(seed) for seed in options.seeds.split(",")]
     failed = []
     for seed in [] if options.only_table else seeds:
         folder = options.output / f"seed-{seed}"
-        arguments = run_arguments(folder, seed, options.task, options.profile, options.further)
+        arguments = run_arguments(folder, seed, options.task, options.profile, further)
         if arguments and subprocess.run([sys.executable, "-m", "reasoner", *arguments], check=False).returncode:
             failed.append(seed)
     results = [result for seed in seeds if (result := read_result(options.output / f"seed-{seed}", seed))]
     if results:
-        command = " ".join(["reasoner run", options.task, "--profile", options.profile, *options.further])
+        command = " ".join(["reasoner run", options.task, "--profile", options.profile, *further])
         options.table.write_text(table(command, results, missing=len(seeds) - len(results)), encoding="utf-8")
         print(f"{len(results)} of {len(seeds)} runs are in {options.table}")
     flat = [result.seed for result in results if result.accuracy.within_noise or result.accuracy.change < 0]
@@ -68,6 +60,22 @@ def main() -> None:
         if some:
             print(f"{what}: seeds {', '.join(map(str, some))}")
     sys.exit(1 if failed or flat else 0)
+
+
+def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Our options, and what goes to `reasoner run`: everything after the first `--`."""
+    own, further = arguments, list[str]()
+    if "--" in arguments:
+        at = arguments.index("--")
+        own, further = arguments[:at], arguments[at + 1 :]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task")
+    parser.add_argument("--profile", required=True)
+    parser.add_argument("--seeds", default="0,1,2,3,4", help="comma-separated")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--table", type=Path, default=ROOT / "docs" / "validation" / "seeds.md")
+    parser.add_argument("--only-table", action="store_true")
+    return parser.parse_args(own), further
 
 
 def run_arguments(folder: Path, seed: int, task: str, profile: str, further: Sequence[str]) -> list[str]:

@@ -29,10 +29,10 @@ def evaluate(parts: Sequence[BenchmarkPart], folder: EvaluationFolder, view: Vie
     Raises:
         RunError: a sampler, the scoring service or the disk failed; what was done before is in the folder.
     """
-    for together in shared(parts):
-        first = together[0]
+    for members in shared(parts):
+        first = members[0]
         view.message(f"model {first.letter}: starting the sampler ({first.resources.decisions.engine})")
-        longest, log = max(part.longest for part in together), folder.folder / f"sampler-{first.letter}.log"
+        longest, log = max(part.longest for part in members), folder.folder / f"sampler-{first.letter}.log"
         decisions, model_folder = first.resources.decisions, first.resources.folder
         with open_sampler(first.config, decisions, model_folder, log, longest, say=view.message) as sampler:
             view.message(f"model {first.letter}: {sampler.description}")
@@ -41,7 +41,7 @@ def evaluate(parts: Sequence[BenchmarkPart], folder: EvaluationFolder, view: Vie
                 saved = SavedModel(first.resources.folder, model.dtype, model.trust_remote_code)
                 hand_over(saved, sampler, parent=first.config.sampling.weights_folder, say=view.message)
             check_engine(first, sampler, longest, view.message)
-            for part in together:
+            for part in members:
                 with folder.start(part) as run, watching(part.resources, run, view, tracked=False) as events:
                     groups = _sample_and_score(part, sampler, folder, view)
                     evaluation = summarise(groups, part.samples, Criterion.of(part.config))
@@ -74,7 +74,7 @@ def _sample_and_score(
     with open_interactions(config, part.resources.turn_formats, told, folder.log) as interactions:
         # Others than those that an interruption cut off: they are as good, and not the same ones over again.
         params = part.resources.turn_end.added_to(evaluation_params(config, len(done)))
-        drawn = sampler.interacting(interactions).sample(left, part.samples, params)
+        drawn = sampler.with_interactions(interactions).sample(left, part.samples, params)
         drawn = limit_failures(drawn, len(left) * part.samples, config.environment)
         progress = partial(view.stage, "evaluation")
         counting = counted(drawn, part.samples * len(part.prompts), progress, part.samples * len(done))

@@ -12,7 +12,7 @@ from reasoner.evaluation.metrics import Criterion
 from reasoner.loading import Resolved
 from reasoner.models.model_config import context_of
 from reasoner.planning.decide import alone, decide
-from reasoner.planning.memory import check_memory
+from reasoner.planning.memory.needs import check_memory
 from reasoner.planning.resources import Resources, load_resources
 from reasoner.processes.machine import free_memory
 from reasoner.records import Prompt, SamplingParams

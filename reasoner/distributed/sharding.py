@@ -46,23 +46,23 @@ class GroupRows:
 
 
 def rows_by_group(
-    groups: Sequence[Group], rows: Sequence[int] | None = None, together: Sequence[int] | None = None
+    groups: Sequence[Group], rows: Sequence[int] | None = None, unit_ids: Sequence[int] | None = None
 ) -> list[GroupRows]:
     """The responses `rows` of a batch, group by group; groups without any are left out.
 
     Args:
         groups: all groups of the batch.
         rows: None: every response.
-        together: (R,) the unit of every response of the batch; None: every response is its own.
+        unit_ids: (R,) the unit of every response of the batch; None: every response is its own.
 
     Raises:
         ValueError: units are missing, or a unit spans two groups.
     """
     count = sum(len(group.responses) for group in groups)
-    if together is None:
-        together = range(count)
-    if len(together) != count:
-        raise ValueError(f"together needs one unit per response: {count} of them, got {len(together)}")
+    if unit_ids is None:
+        unit_ids = range(count)
+    if len(unit_ids) != count:
+        raise ValueError(f"unit_ids needs one unit per response: {count} of them, got {len(unit_ids)}")
     selected = set(range(count)) if rows is None else set(rows)
     owner: dict[int, Group] = {}
     result: list[GroupRows] = []
@@ -71,7 +71,7 @@ def rows_by_group(
         units: dict[int, list[int]] = {}
         for row in range(first, first + len(group.responses)):
             if row in selected:
-                units.setdefault(together[row], []).append(row)
+                units.setdefault(unit_ids[row], []).append(row)
         for unit in units:
             if unit in owner:
                 raise ValueError(

@@ -275,7 +275,7 @@ def summarise(groups: Sequence[ScoredGroup], samples: int, criterion: Criterion)
     return Evaluation(len(groups), samples, abstained, tuple(estimates), criterion.source, criterion.threshold)
 
 
-def together(tasks: Mapping[str, Evaluation]) -> Evaluation:
+def combine_evaluations(tasks: Mapping[str, Evaluation]) -> Evaluation:
     """The parts of a mixture as one: every problem counts once, whichever part it is of. Figures that mean the same in
     all parts are over all problems."""
     samples = max(task.samples for task in tasks.values())
@@ -304,7 +304,7 @@ def pass_rates(groups: Sequence[ScoredGroup], criterion: Criterion) -> dict[str,
 
 def compare(before: Evaluation, after: Evaluation) -> tuple[Difference, ...]:
     """The change of every figure that both have, over the problems for which both have it, of all tasks. Figures of
-    correctness are left out where the two do not mean the same by it (`why_not_comparable`)."""
+    correctness are left out where the two do not mean the same by it (`criteria_difference`)."""
     differences = list(_compared(before, after))
     for name, old in before.tasks.items():
         if (new := after.tasks.get(name)) is not None:
@@ -322,14 +322,14 @@ def compare(before: Evaluation, after: Evaluation) -> tuple[Difference, ...]:
 
 
 def _compared(before: Evaluation, after: Evaluation) -> tuple[Difference, ...]:
-    mixed = why_not_comparable(before, after)
+    mixed = criteria_difference(before, after)
     named = {estimate.name: estimate for estimate in after.estimates}
     pairs = ((old, named.get(old.name)) for old in before.estimates if not (mixed and old.name.startswith(VERDICT)))
     differences = (_difference(old, new) for old, new in pairs if new is not None)
     return tuple(difference for difference in differences if difference is not None)
 
 
-def why_not_comparable(before: Evaluation, after: Evaluation) -> str:
+def criteria_difference(before: Evaluation, after: Evaluation) -> str:
     """Why two evaluations mean different things by a correct response; empty: they do not."""
     if not before.correct or not after.correct:
         return ""

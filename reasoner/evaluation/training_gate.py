@@ -89,7 +89,7 @@ def judge_gate(groups: Sequence[ScoredGroup], criterion: Criterion, *, demonstra
     )
 
 
-def gates_together(gates: Mapping[str, TrainingGate]) -> TrainingGate:
+def combine_gates(gates: Mapping[str, TrainingGate]) -> TrainingGate:
     """The gate of a mixture from those of its parts; of one part, its own."""
     if len(gates) == 1:
         return next(iter(gates.values()))

@@ -14,10 +14,10 @@ from pickle import PickleBuffer
 from typing import Any, Literal, TypeVar, overload
 
 V = TypeVar("V", int, float, bool, covariant=True)
-Kind = Literal["int32", "bool", "float32", "float64"]
+Kind = Literal["int32", "uint16", "bool", "float32", "float64"]
 
-_FORMATS: dict[str, str] = {"int32": "i", "bool": "?", "float32": "f", "float64": "d"}
-_KINDS: dict[str, Kind] = {"i": "int32", "?": "bool", "f": "float32", "d": "float64"}
+_FORMATS: dict[str, str] = {"int32": "i", "uint16": "H", "bool": "?", "float32": "f", "float64": "d"}
+_KINDS: dict[str, Kind] = {"i": "int32", "H": "uint16", "?": "bool", "f": "float32", "d": "float64"}
 
 
 class TokenArray(Sequence[V]):

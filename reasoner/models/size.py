@@ -24,7 +24,8 @@ from reasoner.models.weight_files import read_shapes, weight_files
 Shapes = Mapping[str, Sequence[int]]
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 """names under which configurations of mixture-of-experts models count their experts"""
-
+WIDTH = {"float32": 4, "bfloat16": 2}
+"""bytes of a number, by `model.dtype`"""
 VOCABULARY_PADDING = 64
 """vLLM rounds the vocabulary up to a multiple of this"""
 

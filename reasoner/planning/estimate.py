@@ -14,23 +14,11 @@ from pydantic import ValidationError
 from reasoner.config import Config
 from reasoner.gro.spec.terms import SOURCES
 from reasoner.models.size import ModelSize, find_size
-from reasoner.planning.memory import (
-    TIGHT,
-    Need,
-    cache_bytes,
-    cache_token_bytes,
-    check_memory,
-    describe_memory,
-    longest_row,
-    longest_sequence,
-    micro_batch_tokens,
-    moment_bytes,
-    needs,
-    published_bytes,
-    sampler_bytes,
-    share_tokens,
-)
-from reasoner.planning.memory import VLLM as VLLM_BYTES
+from reasoner.planning.memory.learner import moment_bytes
+from reasoner.planning.memory.needs import TIGHT, Need, check_memory, describe_memory, needs
+from reasoner.planning.memory.sampler import VLLM as VLLM_BYTES
+from reasoner.planning.memory.sampler import cache_bytes, cache_token_bytes, published_bytes, sampler_bytes
+from reasoner.planning.memory.tokens import longest_row, longest_sequence, micro_batch_tokens, share_tokens
 from reasoner.processes.machine import GIB, Machine, describe_handover
 from reasoner.sampling.factory import merge_reason
 

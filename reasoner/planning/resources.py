@@ -30,7 +30,7 @@ from reasoner.models.size import ModelSize
 from reasoner.models.tokenizer import open_tokenizer
 from reasoner.planning.describe import describe_offline, describe_plan
 from reasoner.planning.estimate import RunEstimate
-from reasoner.planning.memory import Need, needs
+from reasoner.planning.memory.needs import Need, needs
 from reasoner.planning.sources import (
     SourcesRendered,
     check_problems_of,

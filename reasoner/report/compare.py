@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from reasoner.evaluation.metrics import Difference, Estimate, Evaluation, compare, is_loss, why_not_comparable
+from reasoner.evaluation.metrics import Difference, Estimate, Evaluation, compare, criteria_difference, is_loss
 from reasoner.report.words import corrected
 from reasoner.runs.folder import Evaluated
 from reasoner.runs.reader import SavedRun
@@ -90,7 +90,7 @@ def between(base: SavedRun, other: SavedRun) -> EvaluationComparison | None:
     if rows and differing:
         note = f"Their settings of {' and '.join(differing)} differ: the difference may not be the training's alone."
     evaluations = [run.evaluations[-1].evaluation for run in (base, other)]
-    note = " ".join(filter(None, (why_not_comparable(*evaluations), note)))
+    note = " ".join(filter(None, (criteria_difference(*evaluations), note)))
     return EvaluationComparison(f"{other.name} against {base.name}", base.name, other.name, rows, note)
 
 

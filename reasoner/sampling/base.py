@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from reasoner.io.token_array import TokenArray
-from reasoner.records import Group, LogProbs, PartialGroup, Problem, Prompt, Receipt, SamplingParams, TokenIds
+from reasoner.records import Group, LogProbs, PartialGroup, Problem, Prompt, Receipt, Routes, SamplingParams, TokenIds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,10 +66,14 @@ class Completion:
     version_changes: tuple[tuple[int, int], ...] = ()
     """Where the weights changed while it was sampled: the position of the first token of newer weights, and their
     version."""
+    routes: Routes = ()
+    """The experts that were chosen for the tokens of the request and of the continuation, up to the last but one; empty
+    where the engine was not opened to say them, or the continuation has no token."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token_ids", TokenArray(self.token_ids, "int32"))
         object.__setattr__(self, "logprobs", TokenArray(self.logprobs, "float32"))
+        object.__setattr__(self, "routes", TokenArray(self.routes, "uint16"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +167,7 @@ class TokenService(Protocol):
 class DeviceReceiver(Protocol):
     """What can take weights from the learner's GPU without a file: an engine on the same one."""
 
-    def why_not_on_device(self) -> str:
+    def device_obstacle(self) -> str:
         """Why it takes them as files all the same, as the end of a sentence; empty: it was tried, and works."""
         ...
 

@@ -95,13 +95,11 @@ class ShardedSampler:
     def load(self, folder: Path, version: int) -> Receipt:
         return self._received(self._sampler.load(folder, version) if self._sampler else None)
 
-    def why_not_on_device(self) -> str:
+    def device_obstacle(self) -> str:
         """As `DeviceReceiver`, of this rank's engine."""
         if self._per_engine > 1:
             return f"an engine has the GPUs of {self._per_engine} ranks"
-        return (
-            self._sampler.why_not_on_device() if isinstance(self._sampler, DeviceReceiver) else "no engine takes them"
-        )
+        return self._sampler.device_obstacle() if isinstance(self._sampler, DeviceReceiver) else "no engine takes them"
 
     def load_on_device(self, weights: Iterable[tuple[str, Tensor]], version: int) -> tuple[Receipt, str]:
         """As `DeviceReceiver`: every rank fills the buffer of its own engine."""

@@ -48,7 +48,7 @@ from reasoner.processes.stacks import forget_stacks, keep_stacks
 from reasoner.records import Problem
 from reasoner.runs.folder import RunFolder, open_run
 from reasoner.runs.rank_folder import RankFolder
-from reasoner.runs.resuming.resume import Place, Resume, find_place, made_again
+from reasoner.runs.resuming.resume import Place, Resume, find_place, repeated_steps
 from reasoner.runs.resuming.rules import KeyChange
 from reasoner.sampling.base import Sampler
 from reasoner.sampling.server.compatibility import ServerRequirements
@@ -135,7 +135,7 @@ def open_trainer(resolved: Resolved, resume: Resume | None = None) -> Iterator[T
         try:
             yield trainer
         except BaseException as error:
-            trainer.checkpoints.save_on_exit(together=isinstance(error, OutOfTimeError))
+            trainer.checkpoints.save_on_exit(collective=isinstance(error, OutOfTimeError))
             raise
 
 
@@ -228,7 +228,7 @@ def _resume_hint(run: RunFolder, error: BaseException) -> str:
     mended = " (after repairing a reward source, add --accept-changes)" if isinstance(error, ScoringError) else ""
     if not saved:
         return f"{how}: {run.steps} committed steps are in {run.folder}; there is no checkpoint to resume from"
-    again = "" if saved[-1] == run.steps else f" ({made_again(run.steps - saved[-1])})"
+    again = "" if saved[-1] == run.steps else f" ({repeated_steps(run.steps - saved[-1])})"
     return f"{how}: to resume from step {saved[-1]}{again}: reasoner run --resume {quote(str(run.folder))}{mended}"
 
 
@@ -257,7 +257,7 @@ def _open_evaluator(base: _Base, timeline: Timeline) -> Iterator[Evaluator]:
             )
             engine = stack.enter_context(opened)
             interactions = open_interactions(config, base.turn_formats, view.message, base.run.log, working)
-            sampler = opened.interacting(stack.enter_context(interactions))
+            sampler = opened.with_interactions(stack.enter_context(interactions))
         if base.ranks.count > 1:
             # Prefetched groups are exchanged while the update exchanges gradients.
             ranks = base.ranks.twin() if config.sampling.lookahead else base.ranks

@@ -174,17 +174,17 @@ class CheckpointManager:
             self.committed()  # an evaluation came after the step
             self._save()
 
-    def save_on_exit(self, *, together: bool = False) -> None:
+    def save_on_exit(self, *, collective: bool = False) -> None:
         """Something ends the run before its time: save the last committed step, where nothing has changed the weights
         since. Calls of reward sources that were made since count, and their scores are kept.
 
         Args:
-            together: all ranks are here. One of several cannot save anything: the others may be gone.
+            collective: all ranks are here. One of several cannot save anything: the others may be gone.
         """
-        if not self.config.keep_last or (self.ranks.count > 1 and not together):
+        if not self.config.keep_last or (self.ranks.count > 1 and not collective):
             return
         try:
-            if together:
+            if collective:
                 self.prefetcher.wait()
                 self.committed()
             if not self._versions or self.ranks.broadcast(self._is_saved):

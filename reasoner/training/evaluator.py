@@ -11,7 +11,7 @@ from reasoner.config import Config
 from reasoner.data.prompts.chat_probe import TurnEnd
 from reasoner.distributed.seeds import derive_seed
 from reasoner.errors import DataError, SamplerError, ScoringError
-from reasoner.evaluation.metrics import Criterion, Estimate, Evaluation, summarise, together
+from reasoner.evaluation.metrics import Criterion, Estimate, Evaluation, combine_evaluations, summarise
 from reasoner.monitoring.view import View
 from reasoner.plugins.events import Events
 from reasoner.records import Prompt, SamplingParams, ScoredGroup
@@ -106,7 +106,7 @@ def joined(config: Config, evaluations: Mapping[str, Evaluation]) -> Evaluation:
     if not own or len(own) < len(config.mixture):
         return Evaluation(0, 0, 0, (), tasks=evaluations, best=best)
     if config.mixture:
-        return replace(together(own), tasks=evaluations, best=best)
+        return replace(combine_evaluations(own), tasks=evaluations, best=best)
     (evaluation,) = own.values()
     return replace(
         evaluation, tasks={name: evaluation for name, evaluation in evaluations.items() if name not in own}, best=best

@@ -93,7 +93,7 @@ class SyncedSampler:
 
     @cached_property
     def _canary(self) -> Canary:
-        limit = gap_limit(self.config.model.dtype, self.config.handover.max_gap)
+        limit = gap_limit(self.config.model.dtype, self.config.handover.max_gap, quantized=self.config.quantized)
         sampling = self.config.sampling
         params = SamplingParams(sampling.temperature, sampling.max_tokens, tuple(sampling.stop))
         params = self.turn_end.added_to(params)
@@ -120,11 +120,11 @@ class _InFlight:
     def version(self) -> int:
         return self.sampler.version
 
-    def why_not_on_device(self) -> str:
+    def device_obstacle(self) -> str:
         return "they change under what is being sampled"
 
     def load_on_device(self, weights: Iterable[tuple[str, Tensor]], version: int) -> tuple[Receipt, str]:
-        raise NotImplementedError(self.why_not_on_device())
+        raise NotImplementedError(self.device_obstacle())
 
     def load(self, folder: Path, version: int) -> Receipt:
         return self.sampler.change(folder, version)

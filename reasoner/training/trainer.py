@@ -25,7 +25,7 @@ from reasoner.distributed.sharding import LogprobModel
 from reasoner.errors import DataError, SamplerError, ScoringError
 from reasoner.evaluation.examples import Example
 from reasoner.evaluation.metrics import Criterion, Estimate, Evaluation, listed_criteria
-from reasoner.evaluation.training_gate import PROBLEMS, gates_together, judge_gate
+from reasoner.evaluation.training_gate import PROBLEMS, combine_gates, judge_gate
 from reasoner.gro.spec.schedules import MetricSwitch, factor, passed
 from reasoner.gro.spec.terms import Source, Term
 from reasoner.io.bounded_files import is_there
@@ -359,7 +359,7 @@ class Trainer:
         self.sampler.publish()
         groups = self.collector.sample_apart(PROBLEMS, partial(self.view.stage, "gate"))
         demonstrations = self.config.gro.reads("demos")
-        gate = gates_together(
+        gate = combine_gates(
             {
                 name: judge_gate(own, Criterion.of(task), demonstrations=demonstrations)
                 for name, task in self.config.parts.items()

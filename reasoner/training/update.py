@@ -114,6 +114,8 @@ class UpdateReport:
             values["update/router_balance"] = sum(part.balance for part in self.done) / sum(
                 part.responses for part in self.done
             )
+        if replayed := sum(part.replayed for part in self.done):
+            values["update/rerouted"] = sum(part.rerouted for part in self.done) / replayed
         return values | (self.critic.metrics if self.critic else {})
 
 
@@ -272,7 +274,7 @@ class Objective:
             self,
             self.batch.temperature,
             rows=self.rows,
-            together=units(len(self.batch.responses), pairs_P2),
+            unit_ids=units(len(self.batch.responses), pairs_P2),
             entropy=self.needs_entropy,
         )
 
@@ -418,7 +420,7 @@ def _turn_of_tokens(response: Response) -> NDArray[np.int64]:
 def mismatch(groups: Sequence[Group]) -> list[Group]:
     """Every group's prompt with the responses of the group after it, the last one's with the first's."""
     return [
-        replace(group, responses=following.responses)
+        replace(group, responses=following.without_routes().responses)
         for group, following in zip(groups, [*groups[1:], *groups[:1]], strict=True)
     ]
 

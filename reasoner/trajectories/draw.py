@@ -14,20 +14,26 @@ from reasoner.records import Group, PartialGroup, PartialResponse, Response
 from reasoner.sampling.base import Oldest
 from reasoner.trajectories.interaction import Interaction
 from reasoner.trajectories.token_client import TokenClient
-from reasoner.trajectories.trajectory import Engine, GroupPrompt, Made, Trajectory, single_turns
+from reasoner.trajectories.trajectory import (
+    GroupPrompt,
+    ResponseOutcome,
+    SamplingContext,
+    Trajectory,
+    sample_single_turns,
+)
 
 Sessions = dict[tuple[str, int], EnvironmentSession]
 """open between two draws: problem id, index of the response -> session"""
 
 
 @dataclass
-class DrawnGroup:
+class GroupInProgress:
     """A group while it is made."""
 
-    engine: Engine
+    sampling: SamplingContext
     interaction: Interaction | None
     """None: responses of one turn"""
-    opened: GroupPrompt
+    group_prompt: GroupPrompt
     size: int
     """responses"""
     complete: dict[int, Response] = field(default_factory=dict)
@@ -44,7 +50,7 @@ class DrawnGroup:
         if self.begins_anew:
             self._give_up(kept)
             return
-        self.opened.opened = kept.prompt_ids
+        self.group_prompt.opening_ids = kept.prompt_ids
         self.partial = {partial.sample: partial for partial in kept.partial}
         self.complete = {
             sample: replace(response, carried_tokens=len(response.token_ids))
@@ -69,27 +75,27 @@ class DrawnGroup:
     def group(self) -> Group:
         """When it is complete."""
         responses = tuple(self.complete[sample] for sample in range(self.size))
-        return Group(self.opened.prompt.problem, self.opened.token_ids, responses)
+        return Group(self.group_prompt.prompt.problem, self.group_prompt.token_ids, responses)
 
     @property
     def kept(self) -> PartialGroup:
         """What there is of it, for a later draw."""
         samples = sorted(self.complete)
         return PartialGroup(
-            self.opened.prompt.problem,
-            self.opened.token_ids,
+            self.group_prompt.prompt.problem,
+            self.group_prompt.token_ids,
             tuple(samples),
             tuple(self.complete[sample] for sample in samples),
             tuple(self.partial[sample] for sample in sorted(self.partial)),
         )
 
-    def add(self, sample: int, made: Made) -> None:
+    def add(self, sample: int, outcome: ResponseOutcome) -> None:
         """A response, or what there is of one."""
-        if isinstance(made, Response):
+        if isinstance(outcome, Response):
             self.partial.pop(sample, None)
-            self.complete[sample] = made
+            self.complete[sample] = outcome
         else:
-            self.partial[sample] = made
+            self.partial[sample] = outcome
 
 
 @dataclass
@@ -106,7 +112,7 @@ class Draw:
     """
 
     client: TokenClient
-    groups: Sequence[DrawnGroup]
+    groups: Sequence[GroupInProgress]
     wanted: int
     sessions: Sessions
     done: Callable[[Group], None]
@@ -142,27 +148,27 @@ class Draw:
         """Of groups that begin anew."""
         for group in self.groups:
             for sample in range(group.size) if group.begins_anew else ():
-                if session := self.sessions.pop((group.opened.prompt.problem.id, sample), None):
+                if session := self.sessions.pop((group.group_prompt.prompt.problem.id, sample), None):
                     await session.close()
 
-    def _begin(self, group: DrawnGroup) -> Iterator[asyncio.Task[None]]:
+    def _begin(self, group: GroupInProgress) -> Iterator[asyncio.Task[None]]:
         """Begin what is not complete of a group: its responses of one turn together, others one by one."""
         samples = [sample for sample in range(group.size) if sample not in group.complete]
         if group.interaction is None:
             if samples:
-                yield asyncio.create_task(_turns(group, samples))
+                yield asyncio.create_task(_run_single_turns(group, samples))
             return
         for sample in samples:
             kept = group.partial.get(sample, PartialResponse(sample))
-            session = self.sessions.pop((group.opened.prompt.problem.id, sample), None)
-            trajectory = Trajectory(group.engine, group.interaction, group.opened, sample, kept, session)
-            task = asyncio.create_task(_trajectory(group, trajectory))
+            session = self.sessions.pop((group.group_prompt.prompt.problem.id, sample), None)
+            trajectory = Trajectory(group.sampling, group.interaction, group.group_prompt, sample, kept, session)
+            task = asyncio.create_task(_run_trajectory(group, trajectory))
             self._trajectories[task] = trajectory
             yield task
 
-    def _give(self, groups: list[DrawnGroup]) -> list[DrawnGroup]:
+    def _give(self, groups: list[GroupInProgress]) -> list[GroupInProgress]:
         """Give the groups that are complete, as far as there are places for them; returns the others."""
-        left: list[DrawnGroup] = []
+        left: list[GroupInProgress] = []
         due = sum(group.is_due for group in groups)
         for group in groups:
             reserved = 0 if group.is_due else due
@@ -204,10 +210,10 @@ class Draw:
                 await trajectory.session.close()
 
 
-async def _turns(group: DrawnGroup, samples: Sequence[int]) -> None:
-    for sample, made in await single_turns(group.engine, group.opened, samples, group.partial):
-        group.add(sample, made)
+async def _run_single_turns(group: GroupInProgress, samples: Sequence[int]) -> None:
+    for sample, outcome in await sample_single_turns(group.sampling, group.group_prompt, samples, group.partial):
+        group.add(sample, outcome)
 
 
-async def _trajectory(group: DrawnGroup, trajectory: Trajectory) -> None:
+async def _run_trajectory(group: GroupInProgress, trajectory: Trajectory) -> None:
     group.add(trajectory.sample, await trajectory.run())

@@ -17,11 +17,11 @@ from reasoner.errors import RunError, SamplerError
 from reasoner.records import Group, PartialGroup, Problem, Prompt, Receipt, SamplingParams
 from reasoner.sampling.base import DeviceReceiver, Oldest, ParamsByTask, TokenService, WeightPreparer, params_of
 from reasoner.sampling.responses import all_end_tokens, check_request, prompt_seeds, still_sampling
-from reasoner.trajectories.draw import Draw, DrawnGroup, Sessions
+from reasoner.trajectories.draw import Draw, GroupInProgress, Sessions
 from reasoner.trajectories.interaction import Interaction
 from reasoner.trajectories.token_client import ABORT_S, TokenClient
-from reasoner.trajectories.trajectory import Engine, GroupPrompt
-from reasoner.trajectories.transcript import Reading
+from reasoner.trajectories.trajectory import GroupPrompt, SamplingContext
+from reasoner.trajectories.transcript import TurnDecoder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,7 +101,7 @@ class TrajectorySampler:
     def version(self) -> int:
         return self._service.version
 
-    def interacting(self, interactions: Interaction | Mapping[str, Interaction]) -> TrajectorySampler:
+    def with_interactions(self, interactions: Interaction | Mapping[str, Interaction]) -> TrajectorySampler:
         """A sampler over the same engine whose responses have tools or an environment.
 
         Args:
@@ -113,12 +113,12 @@ class TrajectorySampler:
         return other
 
     def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams | ParamsByTask) -> Iterator[Group]:
-        chosen = self._chosen(prompts, n, params)
+        chosen = self._with_params(prompts, n, params)
 
         def draw(client: TokenClient, done: Callable[[Group], None]) -> Draw:
             return Draw(client, self._groups(client, chosen, n), len(chosen), {}, done)
 
-        return self._sample(_seed(chosen), draw, lambda left: None)
+        return self._sample(_seed_of(chosen), draw, lambda left: None)
 
     def sample_some(
         self,
@@ -131,13 +131,13 @@ class TrajectorySampler:
     ) -> Iterator[Group]:
         kept, sessions = self._state.kept, self._state.sessions
         prompts = [*(prompt for prompt in carried if prompt.problem.id in kept), *new]
-        chosen = self._chosen(prompts, n, params)
+        chosen = self._with_params(prompts, n, params)
 
         def draw(client: TokenClient, done: Callable[[Group], None]) -> Draw:
             groups = self._groups(client, chosen, n)
             for group in groups:
-                if there_is := kept.get(group.opened.prompt.problem.id):
-                    group.take(there_is, oldest)
+                if earlier := kept.get(group.group_prompt.prompt.problem.id):
+                    group.take(earlier, oldest)
             return Draw(client, groups, wanted, sessions, done)
 
         def keep(left: Sequence[PartialGroup]) -> None:
@@ -145,7 +145,7 @@ class TrajectorySampler:
                 kept.pop(prompt.problem.id, None)
             kept.update({group.problem.id: group for group in left})
 
-        return self._sample(_seed(chosen), draw, keep) if wanted else iter(())
+        return self._sample(_seed_of(chosen), draw, keep) if wanted else iter(())
 
     @property
     def kept(self) -> tuple[PartialGroup, ...]:
@@ -154,7 +154,7 @@ class TrajectorySampler:
     def keep(self, groups: Sequence[PartialGroup]) -> None:
         self._state.kept.update({group.problem.id: group for group in groups})
 
-    def _chosen(
+    def _with_params(
         self, prompts: Sequence[Prompt], n: int, params: SamplingParams | ParamsByTask
     ) -> list[tuple[Prompt, SamplingParams]]:
         """The prompts, each with how its responses are sampled.
@@ -169,18 +169,20 @@ class TrajectorySampler:
             all_end_tokens(self._service.end_tokens, of_some)
         return chosen
 
-    def _groups(self, client: TokenClient, chosen: Sequence[tuple[Prompt, SamplingParams]], n: int) -> list[DrawnGroup]:
-        engines = {params: self._engine(client, params) for _, params in chosen}
-        seeds = prompt_seeds(_seed(chosen), [prompt for prompt, _ in chosen])
+    def _groups(
+        self, client: TokenClient, chosen: Sequence[tuple[Prompt, SamplingParams]], n: int
+    ) -> list[GroupInProgress]:
+        contexts = {params: self._context(client, params) for _, params in chosen}
+        seeds = prompt_seeds(_seed_of(chosen), [prompt for prompt, _ in chosen])
         return [
-            DrawnGroup(engines[params], self._interaction_of(prompt.problem), GroupPrompt(prompt, seed), n)
+            GroupInProgress(contexts[params], self._interaction_of(prompt.problem), GroupPrompt(prompt, seed), n)
             for (prompt, params), seed in zip(chosen, seeds, strict=True)
         ]
 
-    def _engine(self, client: TokenClient, params: SamplingParams) -> Engine:
+    def _context(self, client: TokenClient, params: SamplingParams) -> SamplingContext:
         ends = all_end_tokens(self._service.end_tokens, params)
-        reading = Reading(self._service.tokenizer, ends, params.stop)
-        return Engine(client, params, reading, self._service.version, self._service.max_model_len)
+        decoder = TurnDecoder(self._service.tokenizer, ends, params.stop)
+        return SamplingContext(client, params, decoder, self._service.version, self._service.max_model_len)
 
     def _interaction_of(self, problem: Problem) -> Interaction | None:
         if isinstance(self._interactions, Interaction):
@@ -234,10 +236,10 @@ class TrajectorySampler:
         self._state.check_idle("new weights")
         return self._service.load(folder, version)
 
-    def why_not_on_device(self) -> str:
+    def device_obstacle(self) -> str:
         """As `DeviceReceiver`."""
         if isinstance(self._service, DeviceReceiver):
-            return self._service.why_not_on_device()
+            return self._service.device_obstacle()
         return f"the sampler is {self._service.name}"
 
     def load_on_device(self, weights: Iterable[tuple[str, Tensor]], version: int) -> tuple[Receipt, str]:
@@ -288,6 +290,6 @@ class TrajectorySampler:
         self.close()
 
 
-def _seed(chosen: Sequence[tuple[Prompt, SamplingParams]]) -> int:
+def _seed_of(chosen: Sequence[tuple[Prompt, SamplingParams]]) -> int:
     """Of all of them; 0 where there are none."""
     return chosen[0][1].seed if chosen else 0

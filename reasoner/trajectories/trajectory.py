@@ -25,17 +25,17 @@ from reasoner.records import (
 from reasoner.sampling.base import Completion
 from reasoner.trajectories.interaction import Interaction
 from reasoner.trajectories.token_client import TokenClient
-from reasoner.trajectories.transcript import Reading, Transcript
+from reasoner.trajectories.transcript import Transcript, TurnDecoder
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class SamplingContext:
     """What all responses of one `sample` call to the problems of one task are made with."""
 
     client: TokenClient
     params: SamplingParams
     """`max_tokens` is the most tokens of a response: all its turns, and what is appended between them."""
-    reading: Reading
+    decoder: TurnDecoder
     version: int
     """of the weights when it began"""
     max_model_len: int
@@ -49,13 +49,13 @@ class GroupPrompt:
     prompt: Prompt
     seed: int
     """of the group's own noise, below 2^62"""
-    opened: Sequence[int] | None = None
+    opening_ids: Sequence[int] | None = None
     """its tokens with what the environment added; None: no response has begun"""
 
     @property
     def token_ids(self) -> Sequence[int]:
         """What the responses continue."""
-        return self.opened or self.prompt.token_ids
+        return self.opening_ids or self.prompt.token_ids
 
     def open(self, session: EnvironmentSession, interaction: Interaction) -> tuple[int, ...]:
         """The tokens that a response continues.
@@ -66,8 +66,8 @@ class GroupPrompt:
         token_ids = self.prompt.token_ids
         if session.opening:
             token_ids = interaction.turn_format.prompt(self.prompt.problem, session.opening)
-        self.opened = self.opened or token_ids
-        if token_ids != self.opened:
+        self.opening_ids = self.opening_ids or token_ids
+        if token_ids != self.opening_ids:
             raise _invalid(
                 "it opens the same problem in different ways, and the responses of a group continue one prompt: "
                 "derive what is chosen at random from the problem"
@@ -75,13 +75,13 @@ class GroupPrompt:
         return token_ids
 
 
-Made = Response | PartialResponse
+ResponseOutcome = Response | PartialResponse
 """a response, or what there is of one where the client was stopped"""
 
 
-async def single_turns(
-    engine: Engine, group: GroupPrompt, samples: Sequence[int], partial: Mapping[int, PartialResponse]
-) -> list[tuple[int, Made]]:
+async def sample_single_turns(
+    sampling: SamplingContext, group: GroupPrompt, samples: Sequence[int], partial: Mapping[int, PartialResponse]
+) -> list[tuple[int, ResponseOutcome]]:
     """Responses of one turn to a prompt, and their index in the group. Those that have no token yet are one request,
     each of the others is one of its own.
 
@@ -93,36 +93,38 @@ async def single_turns(
         SamplerError: the engine failed, or is gone.
     """
     transcripts = {
-        sample: Transcript.of(partial.get(sample, PartialResponse(sample)), group.token_ids, engine.reading)
+        sample: Transcript.of(partial.get(sample, PartialResponse(sample)), group.token_ids, sampling.decoder)
         for sample in samples
     }
-    fresh = [sample for sample in samples if not transcripts[sample].token_ids]
+    unbegun = [sample for sample in samples if not transcripts[sample].token_ids]
     started = time.perf_counter()
 
-    async def continued(of_request: Sequence[int], params: SamplingParams) -> list[tuple[int, Made]]:
-        context = transcripts[of_request[0]].context
-        what = f"problem {group.prompt.problem.id}, {len(of_request)} of its responses"
-        completions = await engine.client.generate(context, len(of_request), params, what)
+    async def complete(members: Sequence[int], params: SamplingParams) -> list[tuple[int, ResponseOutcome]]:
+        context = transcripts[members[0]].context
+        what = f"problem {group.prompt.problem.id}, {len(members)} of its responses"
+        completions = await sampling.client.generate(context, len(members), params, what)
         return [
-            (sample, _single(engine, transcripts[sample], sample, completion, time.perf_counter() - started))
-            for sample, completion in zip(of_request, completions, strict=True)
+            (sample, _end_single(sampling, transcripts[sample], sample, completion, time.perf_counter() - started))
+            for sample, completion in zip(members, completions, strict=True)
         ]
 
-    jobs = [continued(fresh, replace(engine.params, seed=group.seed))] if fresh else []
+    jobs = [complete(unbegun, replace(sampling.params, seed=group.seed))] if unbegun else []
     for sample in samples:
         if written := len(transcripts[sample].token_ids):
-            seed, left = _turn_seed(group, sample, 0), engine.params.max_tokens - written
-            jobs.append(continued([sample], replace(engine.params, seed=seed, max_tokens=left)))
+            seed, left = _turn_seed(group, sample, 0), sampling.params.max_tokens - written
+            jobs.append(complete([sample], replace(sampling.params, seed=seed, max_tokens=left)))
     if len(jobs) == 1:  # a task of its own would ask for it one turn of the loop later, and so in another batch
         return await jobs[0]
-    return [made for of_request in await asyncio.gather(*jobs) for made in of_request]
+    return [outcome for members in await asyncio.gather(*jobs) for outcome in members]
 
 
-def _single(engine: Engine, transcript: Transcript, sample: int, completion: Completion, seconds: float) -> Made:
-    if completion.finish == "abort" and engine.client.is_stopped:
+def _end_single(
+    sampling: SamplingContext, transcript: Transcript, sample: int, completion: Completion, seconds: float
+) -> ResponseOutcome:
+    if completion.finish == "abort" and sampling.client.is_stopped:
         transcript.write(completion, seconds)
         return transcript.partial(sample, (), {})
-    _, finish = transcript.end_turn(completion, engine.params, seconds)
+    _, finish = transcript.end_turn(completion, sampling.params, seconds)
     return transcript.response(finish, None)
 
 
@@ -140,7 +142,7 @@ class Trajectory:
         session: that goes with it, still open; None: it has none, or its process is gone, and it is rebuilt.
     """
 
-    engine: Engine
+    sampling: SamplingContext
     interaction: Interaction
     group: GroupPrompt
     sample: int
@@ -153,19 +155,19 @@ class Trajectory:
     _parts: dict[str, Any] = field(default_factory=dict)
     _failure: Failure | None = None
 
-    async def run(self) -> Made:
+    async def run(self) -> ResponseOutcome:
         """Make the response: until the environment ends it or fails, or the policy has no tokens left; or until the
         client is stopped: `session` is left open then.
 
         Raises:
             SamplerError: the engine failed, or is gone.
         """
-        transcript = Transcript.of(self.kept, self.group.prompt.token_ids, self.engine.reading)
+        transcript = Transcript.of(self.kept, self.group.prompt.token_ids, self.sampling.decoder)
         finish: FinishReason | None = "stop"
         self._rewards, self._parts = [*self.kept.rewards], dict(self.kept.parts)
         try:
             try:
-                session = await self._opened(transcript)
+                session = await self._open_session(transcript)
                 transcript.prompt_ids = self._prompt(session)
                 finish = await self._take_turns(session, transcript)
             finally:
@@ -180,10 +182,10 @@ class Trajectory:
             return transcript.partial(self.sample, self._rewards, self._parts)
         transcript.break_off()  # where the environment could not be brought back to the middle of a turn
         if not transcript.token_ids:
-            transcript.never_begun(self.engine.version)
+            transcript.add_placeholder(self.sampling.version)
         return transcript.response(finish, self._report())
 
-    async def _opened(self, transcript: Transcript) -> EnvironmentSession:
+    async def _open_session(self, transcript: Transcript) -> EnvironmentSession:
         """The session of the response; a new one is brought to where the last one was, or the response begins anew.
 
         Raises:
@@ -192,7 +194,7 @@ class Trajectory:
         if self.session is None:
             self.is_opening = True
             self.session = await self._start()
-            if transcript.turns and not await _replayed(self.session, self.kept):
+            if transcript.turns and not await _replay(self.session, self.kept):
                 transcript.begin_anew()
                 self._rewards, self._parts = [], {}
                 await self.session.close()
@@ -214,7 +216,7 @@ class Trajectory:
             EnvironmentFailedError: they leave no room for it, or differ from those of the group.
         """
         token_ids = self.group.open(session, self.interaction)
-        room = self.engine.max_model_len - self.engine.params.max_tokens
+        room = self.sampling.max_model_len - self.sampling.params.max_tokens
         if len(token_ids) > room:
             raise _invalid(
                 f"with what it adds the prompt has {len(token_ids)} tokens, and there is room for {room}: raise "
@@ -224,15 +226,15 @@ class Trajectory:
 
     async def _take_turns(self, session: EnvironmentSession, transcript: Transcript) -> FinishReason | None:
         """Let the policy and the environment take turns; returns why they ended; None: the client was stopped."""
-        engine, format_ = self.engine, self.interaction.turn_format
-        most = engine.params.max_tokens
+        sampling, format_ = self.sampling, self.interaction.turn_format
+        most = sampling.params.max_tokens
         while True:
             seed, left = _turn_seed(self.group, self.sample, len(self._rewards)), most - len(transcript.token_ids)
-            params = replace(engine.params, max_tokens=left, stop=(*engine.params.stop, *format_.stop), seed=seed)
+            params = replace(sampling.params, max_tokens=left, stop=(*sampling.params.stop, *format_.stop), seed=seed)
             started = time.perf_counter()
-            (completion,) = await engine.client.generate(transcript.context, 1, params, self._name)
+            (completion,) = await sampling.client.generate(transcript.context, 1, params, self._name)
             seconds = time.perf_counter() - started
-            if completion.finish == "abort" and engine.client.is_stopped:
+            if completion.finish == "abort" and sampling.client.is_stopped:
                 transcript.write(completion, seconds)
                 return None
             turn, finish = transcript.end_turn(completion, params, seconds, self._read)
@@ -256,16 +258,16 @@ class Trajectory:
         return "length" if turn.calls and len(self._rewards) >= self.interaction.max_turns else "stop"
 
     def _report(self) -> EnvironmentReport:
-        given = [reward for reward in self._rewards if reward is not None]
+        rewards = [reward for reward in self._rewards if reward is not None]
         return EnvironmentReport(
-            reward=sum(given) if given else None,
+            reward=sum(rewards) if rewards else None,
             parts=self._parts,
-            turn_rewards=tuple(reward or 0.0 for reward in self._rewards) if given else (),
+            turn_rewards=tuple(reward or 0.0 for reward in self._rewards) if rewards else (),
             failure=self._failure,
         )
 
 
-async def _replayed(session: EnvironmentSession, kept: PartialResponse) -> bool:
+async def _replay(session: EnvironmentSession, kept: PartialResponse) -> bool:
     """Give a new session the turns that the policy has made; whether it answers each as it was answered before.
 
     Raises:
@@ -276,13 +278,13 @@ async def _replayed(session: EnvironmentSession, kept: PartialResponse) -> bool:
         observation = await session.step(turns.pop(0))
         rewards.append(observation.reward)
         answers = [(turn.role, turn.text, turn.tool) for turn in turns[: len(observation.messages)]]
-        said = [
+        observed = [
             ("tool" if message.role == "tool" else "user", message.content, message.name)
             for message in observation.messages
         ]
-        if observation.done or said != answers:
+        if observation.done or observed != answers:
             return False
-        del turns[: len(said)]
+        del turns[: len(observed)]
     return tuple(rewards) == kept.rewards
 
 

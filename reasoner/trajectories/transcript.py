@@ -23,12 +23,12 @@ from reasoner.sampling.base import Completion
 from reasoner.sampling.responses import opened_block, response_text
 from reasoner.trajectories.joints import end_across
 
-Reader = Callable[[Sequence[int], str], tuple[ToolCall, ...]]
+CallReader = Callable[[Sequence[int], str], tuple[ToolCall, ...]]
 """`(token ids, text)` of a turn of the policy -> the calls in it"""
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class TurnDecoder:
     """How tokens become text."""
 
     tokenizer: Any
@@ -48,7 +48,7 @@ class Transcript:
     """The tokens of one response so far: what the policy wrote and what was appended, none of them made twice."""
 
     prompt_ids: Sequence[int]
-    reading: Reading
+    decoder: TurnDecoder
     token_ids: array[int] = field(default_factory=lambda: array("i"))
     policy_mask: bytearray = field(default_factory=bytearray)
     logprobs: array[float] = field(default_factory=lambda: array("f"))
@@ -61,13 +61,15 @@ class Transcript:
     """tokens that an earlier step wrote"""
     discarded: int = 0
     """tokens of the policy that were given up, and are not among these"""
+    routes: array[int] = field(default_factory=lambda: array("H"))
+    """experts that the sampler chose (`Response.routes`)"""
 
     @classmethod
-    def of(cls, partial: PartialResponse, prompt_ids: Sequence[int], reading: Reading) -> Transcript:
+    def of(cls, partial: PartialResponse, prompt_ids: Sequence[int], decoder: TurnDecoder) -> Transcript:
         """What there is of a response that is continued."""
         return cls(
             prompt_ids,
-            reading,
+            decoder,
             array("i", partial.token_ids),
             bytearray(partial.policy_mask),
             array("f", partial.sampler_logprobs),
@@ -76,6 +78,7 @@ class Transcript:
             partial.turn_seconds,
             len(partial.token_ids),
             partial.discarded_tokens,
+            array("H", partial.routes),
         )
 
     @property
@@ -95,10 +98,11 @@ class Transcript:
         for at, version in ((0, completion.version), *completion.version_changes) if completion.token_ids else ():
             if not self.versions or self.versions[-1][1] != version:
                 self.versions.append((first + at, version))
+        self.routes.frombytes(TokenArray(completion.routes[len(self.routes) :], "uint16").tobytes())
         self.turn_seconds += seconds
 
     def end_turn(
-        self, completion: Completion, params: SamplingParams, seconds: float, read: Reader | None = None
+        self, completion: Completion, params: SamplingParams, seconds: float, read: CallReader | None = None
     ) -> tuple[Turn, FinishReason]:
         """Add the end of a turn of the policy; returns the turn, and why it ended.
 
@@ -118,7 +122,7 @@ class Transcript:
         first, joint, finish = self.turn_start, len(self.token_ids), completion.finish
         self.write(completion, seconds)
         if joint > first:
-            across = end_across(self.reading.tokenizer, self.token_ids[first:], joint - first, params)
+            across = end_across(self.decoder.tokenizer, self.token_ids[first:], joint - first, params)
             if across is not None:
                 finish = across[1]
                 self._cut(first + across[0])
@@ -129,11 +133,11 @@ class Transcript:
         if self.turn_start < len(self.token_ids):
             self._close_turn(None)
 
-    def _close_turn(self, read: Reader | None) -> Turn:
+    def _close_turn(self, read: CallReader | None) -> Turn:
         """Make a turn of what the policy wrote since the last one."""
         first = self.turn_start
         written = self.token_ids[first:]
-        text = self.reading.text(TokenArray.joined([self.prompt_ids, self.token_ids[:first]], "int32"), written)
+        text = self.decoder.text(TokenArray.joined([self.prompt_ids, self.token_ids[:first]], "int32"), written)
         calls = read(written, text) if read else ()
         turn = Turn("assistant", first, len(self.token_ids), text, calls, seconds=self.turn_seconds)
         self.turns.append(turn)
@@ -166,6 +170,7 @@ class Transcript:
             rewards=tuple(rewards),
             parts=dict(parts),
             discarded_tokens=self.discarded,
+            routes=self.routes,
         )
 
     def append(self, observation: Observation, parts: Sequence[Sequence[int]]) -> None:
@@ -182,14 +187,14 @@ class Transcript:
             end = len(self.token_ids)
             self.turns.append(Turn(role, first, end, message.content, (), message.name, error, seconds))
 
-    def never_begun(self, version: int) -> None:
+    def add_placeholder(self, version: int) -> None:
         """The environment failed before anything was sampled: a response needs a token, and this one is not the
         policy's.
 
         Args:
             version: of the weights that would have sampled.
         """
-        self._add([min(self.reading.end_tokens, default=0)], [0.0], policy=False)
+        self._add([min(self.decoder.end_tokens, default=0)], [0.0], policy=False)
         self.versions.append((0, version))
 
     def response(self, finish: FinishReason, report: EnvironmentReport | None) -> Response:
@@ -210,10 +215,14 @@ class Transcript:
             report=report,
             carried_tokens=min(self.carried, len(self.token_ids)),
             discarded_tokens=self.discarded,
+            routes=self.routes,
         )
 
     def _cut(self, end: int) -> None:
         """Leave out the tokens from this position on."""
+        if self.routes:
+            read = len(self.prompt_ids) + len(self.token_ids) - 1
+            del self.routes[len(self.routes) // read * (len(self.prompt_ids) + end - 1) if end else 0 :]
         del self.token_ids[end:]
         del self.policy_mask[end:]
         del self.logprobs[end:]

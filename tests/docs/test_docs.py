@@ -116,7 +116,7 @@ def keys_named(text: str) -> set[str]:
     "file",
     [
         *(ROOT / "docs" / f"{name}.md" for name in ("getting-started", "concepts", "troubleshooting", "security")),
-        *(ROOT / "reasoner" / name for name in ("training/guards/nonfinite.py", "planning/memory.py")),
+        *(ROOT / "reasoner" / name for name in ("training/guards/nonfinite.py", "planning/memory/needs.py")),
     ],
     ids=lambda file: file.name,
 )

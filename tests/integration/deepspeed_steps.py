@@ -53,6 +53,8 @@ SPREADS: dict[str, tuple[Dtype, dict[str, Any]]] = {
     "zero-3-offload": ("float32", {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True}),
     "lora-zero-2": ("float32", {"zero_stage": 2}),
     "lora-zero-3": ("float32", {"zero_stage": 3}),
+    "qlora-zero-1": ("float32", {"zero_stage": 1}),
+    "qlora-zero-2-offload": ("float32", {"zero_stage": 2, "offload_optimizer": True}),
     "zero-1-bfloat16": ("bfloat16", {"zero_stage": 1}),
     "zero-2-offload-bfloat16": ("bfloat16", {"zero_stage": 2, "offload_optimizer": True}),
     "zero-3-bfloat16": ("bfloat16", {"zero_stage": 3}),
@@ -71,13 +73,22 @@ mixture of experts, with the loss of its routers; some experts get no token of a
 EXPERTS = "mixtral"
 """folder of that model, beside the other"""
 LORA = LoraConfig(rank=4, alpha=8.0, targets=["all-linear"])
+QLORA = LORA.model_copy(update={"quantization": "nf4"})
 COUNTS = ("one", "two", "three", "four")
 """numbers of ranks, by the names of their folders"""
 ON_ONE_RANK = ("zero-1", "zero-2-offload", "zero-3", "zero-2-offload-bfloat16")
 ON_THREE_RANKS = ("zero-2", "zero-3", "lora-zero-3")
 ON_FOUR_RANKS = ("rows-zero-2", "rows-zero-3")
 """the others on two ranks only"""
-RESUMED = ("zero-0", "zero-3", "lora-zero-2", "lora-zero-3", "zero-1-bfloat16", "zero-2-offload-bfloat16")
+RESUMED = (
+    "zero-0",
+    "zero-3",
+    "lora-zero-2",
+    "lora-zero-3",
+    "qlora-zero-1",
+    "zero-1-bfloat16",
+    "zero-2-offload-bfloat16",
+)
 """spreads that are written as a checkpoint and gone on with"""
 GROUPS = ragged_groups(prompts=(3, 24, 7, 9, 5), responses=3)
 TEMPERATURE = 0.8
@@ -287,7 +298,7 @@ def rank(model: Path, output: Path) -> None:
                 config=config,
                 total_steps=5,
                 ranks=pairs if name.startswith("rows") else ranks,
-                lora=LORA if "lora" in name else None,
+                lora=(QLORA if "qlora" in name else LORA) if "lora" in name else None,
             )
             learner = start()
             if ranks.count > 1:

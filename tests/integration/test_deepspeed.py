@@ -33,6 +33,7 @@ from tests.integration.deepspeed_steps import (
     ON_FOUR_RANKS,
     ON_ONE_RANK,
     ON_THREE_RANKS,
+    QLORA,
     RESUMED,
     SPREADS,
     first_moments,
@@ -59,6 +60,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for dtype in ("float32", "bfloat16"):
         _torch(model, dtype, folder / "torch", dtype)
     _torch(model, "float32", folder / "torch", "lora", LORA)
+    _torch(model, "float32", folder / "torch", "qlora", QLORA)
     _torch(build(EXPERTS, folder / EXPERTS), "float32", folder / "torch", "experts")
     done = subprocess.run(
         [sys.executable, "-m", deepspeed_steps.__name__, str(model), str(folder)],
@@ -144,7 +146,7 @@ def largest_difference(got: list[list[list[float]]], expected: list[list[list[fl
 
 @pytest.mark.parametrize(("ranks", "name"), cases("float32"))
 def test_deepspeed_makes_the_steps_of_the_torch_engine(outcomes: Path, ranks: str, name: str) -> None:
-    expected = next((kind for kind in ("lora", "experts") if kind in name), "float32")
+    expected = next((kind for kind in ("qlora", "lora", "experts") if kind in name), "float32")
     gradient, weights, facts = outcome(outcomes / "torch" / f"{expected}.safetensors")
     got_gradient, got_weights, got = outcome(outcomes / ranks / "rank-0" / f"{name}.safetensors")
     assert distance(got_gradient, gradient) < 1e-5
@@ -165,7 +167,7 @@ def test_deepspeed_makes_the_steps_of_the_torch_engine(outcomes: Path, ranks: st
 def test_weights_that_are_changed_on_purpose_are_the_same_ones_however_they_are_spread(
     outcomes: Path, ranks: str, name: str
 ) -> None:
-    expected = next((kind for kind in ("lora", "experts") if kind in name), "float32")
+    expected = next((kind for kind in ("qlora", "lora", "experts") if kind in name), "float32")
     _, _, facts = outcome(outcomes / "torch" / f"{expected}.safetensors")
     _, _, got = outcome(outcomes / ranks / "rank-0" / f"{name}.safetensors")
     before, changed, after = got["perturbed"]

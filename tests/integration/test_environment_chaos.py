@@ -81,7 +81,7 @@ def sampled(config: EnvironmentConfig, script: object, names: Sequence[str]) -> 
     prompts = [Prompt(Problem(name, (Message("user", "?"),), ""), ids(f"{name}>")) for name in names]
     with open_environments(config, [PLUGIN]) as environments, TrajectorySampler(engine) as sampler:
         interaction = Interaction(environments, cast(TurnFormat, Brackets()), MAX_TURNS)
-        groups = sampler.interacting(interaction).sample(prompts, RESPONSES, SamplingParams(1.0, 1000))
+        groups = sampler.with_interactions(interaction).sample(prompts, RESPONSES, SamplingParams(1.0, 1000))
         return {group.problem.id: group.responses for group in groups}
 
 

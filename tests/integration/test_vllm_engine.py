@@ -154,7 +154,7 @@ def test_log_probabilities_agree_over_all_turns_of_a_response(sampler: VllmSampl
     tokenizer = AutoTokenizer.from_pretrained(folder)
     turns = open_turn_format("tags", tokenizer, PromptConfig(), {}, (), sampler.end_tokens)
     environments = FakeEnvironments(react=lambda session, turn, seen: replied(session), tools=(), max_turns=3)
-    many = TrajectorySampler(sampler).interacting(Interaction(environments, turns, 3))
+    many = TrajectorySampler(sampler).with_interactions(Interaction(environments, turns, 3))
     groups = list(many.sample(prompts(folder), 4, SamplingParams(1.0, 120, stop=("e", "t", "a"))))
     expected = Reference(folder).logprobs(groups, 1.0)
     responses = [response for group in groups for response in group.responses]

@@ -277,7 +277,9 @@ DECIDED = {
     "choose_learner": {"planning/decide.py"},
     "resolve_device": {"planning/decide.py"},
     "longest_context": {"planning/decide.py", "sampling/server/compatibility.py"},
-    "merge_reason": {"planning/decide.py", "planning/estimate.py", "planning/memory.py"},
+    "merge_reason": {
+        *("planning/decide.py", "planning/estimate.py", "planning/memory/needs.py", "planning/memory/sampler.py"),
+    },
 }
 """what decides something -> who asks it: beside `decide`, the preflight of servers, the estimate for a machine that is
 only planned for, and the command that starts a server of vLLM and nothing else"""
@@ -494,8 +496,8 @@ curriculum.kind curriculum.longest_rest sampling.max_staleness sampling.over_sam
 sampling.engine sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
 sampling.stop_repetition
-sampling.memory_share sampling.tensor_parallel learning.sequence_parallel learning.router_loss
-learning.optimizer
+sampling.memory_share sampling.tensor_parallel sampling.quantization learning.sequence_parallel learning.router_loss
+learning.routing_replay learning.experts learning.optimizer
 sampling.refills sampling.kv_cache_gib
 environment.name environment.options environment.tools environment.tool_options environment.format
 environment.max_turns environment.max_tool_calls environment.max_result_chars environment.timeout_s environment.workers
@@ -522,7 +524,7 @@ learning.deepspeed.zero_stage learning.deepspeed.offload_optimizer learning.deep
 learning.deepspeed.config learning.problems_per_step learning.updates_per_step learning.epochs learning.learning_rate
 learning.warmup_steps learning.decay learning.betas learning.weight_decay learning.max_grad_norm learning.max_not_finite
 learning.token_budget learning.logit_chunk learning.gradient_checkpointing learning.packing learning.share_prompts
-lora.rank lora.alpha lora.targets lora.handover critic.path critic.learning_rate critic.value_clip
+lora.rank lora.alpha lora.targets lora.handover lora.quantization critic.path critic.learning_rate critic.value_clip
 handover.check_every handover.max_gap evaluation.every evaluation.samples evaluation.temperature evaluation.max_tokens
 evaluation.correct evaluation.threshold trackers
 gro.terms.entry.credit.level gro.terms.entry.credit.k gro.terms.entry.credit.trace_scale gro.terms.entry.evidence.bound

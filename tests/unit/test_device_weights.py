@@ -427,7 +427,7 @@ class Receiver:
     def __init__(self, why: str = "", loses: bool = False) -> None:
         self.why, self.loses, self.ways = why, loses, list[str]()
 
-    def why_not_on_device(self) -> str:
+    def device_obstacle(self) -> str:
         return self.why
 
     def load_on_device(self, weights: Iterable[tuple[str, Tensor]], version: int) -> tuple[Receipt, str]:
@@ -502,10 +502,10 @@ def test_an_engine_says_why_it_takes_files(start: dict[str, Any], why: str, monk
 
     monkeypatch.setattr(device_link, "DeviceLink", no_cuda)
     sampler = VllmSampler.__new__(VllmSampler)
-    sampler._start, sampler._why_not_on_device, sampler._link = replace(CUDA, **start), None, None
+    sampler._start, sampler._device_obstacle, sampler._link = replace(CUDA, **start), None, None
     sampler._host = cast(Any, None)
-    assert sampler.why_not_on_device().startswith(why)
-    assert sampler.why_not_on_device().startswith(why)
+    assert sampler.device_obstacle().startswith(why)
+    assert sampler.device_obstacle().startswith(why)
     assert len(tried) == (0 if start else 1)  # tried once
 
 
@@ -556,7 +556,7 @@ def test_a_learner_on_a_gpu_hands_over_what_it_would_write(tmp_path: Path, monke
 
 def engine_with(host: object) -> VllmSampler:
     sampler = VllmSampler.__new__(VllmSampler)
-    sampler._start, sampler._why_not_on_device, sampler._link = CUDA, None, None
+    sampler._start, sampler._device_obstacle, sampler._link = CUDA, None, None
     sampler._host, sampler._running = cast(Any, host), set()
     return sampler
 
@@ -577,11 +577,11 @@ def test_a_trial_that_fails_keeps_nothing_of_the_gpu(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(device_link, "DeviceLink", Link)
     sampler = engine_with(None)
-    assert sampler.why_not_on_device()
+    assert sampler.device_obstacle()
     assert buffers[0]() is None
     monkeypatch.setattr(Link, "try_it", lambda self: "")
     kept = engine_with(None)
-    assert kept.why_not_on_device() == ""
+    assert kept.device_obstacle() == ""
     assert buffers[1]() is not None
 
 

@@ -16,11 +16,11 @@ from reasoner.evaluation.metrics import (
     Estimate,
     Evaluation,
     compare,
+    criteria_difference,
     majority,
     pass_at,
     pass_rates,
     summarise,
-    why_not_comparable,
 )
 from reasoner.io.serialization import from_json, to_json
 from reasoner.records import (
@@ -274,7 +274,7 @@ def test_what_was_judged_by_other_thresholds_is_not_compared() -> None:
     groups = [scored("a", [Component("math", 1.0, 0.9, {"extracted": "4"})])]
     strict, lenient = (summarise(groups, 1, Criterion("math", least)) for least in (1.0, 0.8))
     assert [d.name for d in compare(strict, lenient)] == ["finished", "length", "reward", "reward/math"]
-    assert "differs (by math >= 1 and by math >= 0.8)" in why_not_comparable(strict, lenient)
+    assert "differs (by math >= 1 and by math >= 0.8)" in criteria_difference(strict, lenient)
     unknown = Evaluation(1, 1, 0, lenient.estimates)  # written before thresholds were
     assert next(d.name for d in compare(strict, unknown)) == "avg@1"
 

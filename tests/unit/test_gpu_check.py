@@ -57,7 +57,7 @@ def test_attention_passes_here_and_fails_where_sequences_see_each_other(
 
 
 def test_an_update_has_its_figures(folder: Path) -> None:
-    scene = Scene(folder, "cpu")
+    scene = Scene(folder, "cpu", tiny=True)
     gpu_checks_learner.check_update(scene)
     assert {name for name in scene.figures if name.startswith("tokens/s")} == {
         *("tokens/s, plain", "tokens/s, recomputed", "tokens/s, 256 logits")

@@ -18,23 +18,11 @@ from reasoner.learning.model.policy import ModelOptions, TorchPolicy
 from reasoner.loading import load_config
 from reasoner.models import tensor_files as weights
 from reasoner.models.size import ModelSize, find_size
-from reasoner.planning.memory import (
-    BUCKET,
-    SHARD_BYTES,
-    Need,
-    activation_bytes,
-    cache_token_bytes,
-    check_memory,
-    describe_memory,
-    hf_cache_bytes,
-    layer_bytes,
-    logit_bytes,
-    longest_row,
-    micro_batch_tokens,
-    needs,
-    published_bytes,
-    share_tokens,
-)
+from reasoner.planning.memory.activations import activation_bytes, layer_bytes, logit_bytes
+from reasoner.planning.memory.learner import BUCKET
+from reasoner.planning.memory.needs import SHARD_BYTES, Need, check_memory, describe_memory, needs
+from reasoner.planning.memory.sampler import cache_token_bytes, hf_cache_bytes, published_bytes
+from reasoner.planning.memory.tokens import longest_row, micro_batch_tokens, share_tokens
 from reasoner.processes import machine
 from reasoner.processes.machine import GIB, Machine, free_memory, planned_machine
 from reasoner.training.build import open_trainer

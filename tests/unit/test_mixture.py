@@ -15,7 +15,7 @@ from reasoner.data.curriculum import Curriculum
 from reasoner.data.mixture import WHOLE, Mixture, shares_of, weights_of
 from reasoner.data.problems import Cursor, Stream
 from reasoner.errors import DataError
-from reasoner.evaluation.metrics import Evaluation, compare, estimate, task_of, together
+from reasoner.evaluation.metrics import Evaluation, combine_evaluations, compare, estimate, task_of
 from reasoner.gro.credit import credit
 from reasoner.gro.inputs import ObjectiveInputs
 from reasoner.gro.spec.terms import Advantage, Term
@@ -276,7 +276,7 @@ def evaluated(values: dict[str, float], correct: str = "x", samples: int = 1) ->
 
 
 def of_tasks(**tasks: Evaluation) -> Evaluation:
-    return together(tasks)
+    return combine_evaluations(tasks)
 
 
 def test_a_mixture_is_evaluated_per_task_and_in_total() -> None:

@@ -45,7 +45,7 @@ class Failing:
         temperature: float = 1.0,
         *,
         rows: Sequence[int] | None = None,
-        together: Sequence[int] | None = None,
+        unit_ids: Sequence[int] | None = None,
         entropy: bool = False,
     ) -> Accumulated:
         logprobs = self.logprobs(groups, temperature)

@@ -14,7 +14,7 @@ from reasoner.learning.optimizer import MOMENTS, Optimizer
 from reasoner.loading import load_config
 from reasoner.models.size import ModelSize
 from reasoner.planning.estimate import RunEstimate
-from reasoner.planning.memory import learner_bytes
+from reasoner.planning.memory.learner import learner_bytes
 from reasoner.processes.machine import planned_machine
 
 SHAPES = {"matrix": (96, 64), "vector": (64,), "long": (20000,)}

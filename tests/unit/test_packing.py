@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations, groupby, takewhile
 
 import pytest
@@ -71,46 +72,46 @@ def test_only_a_single_row_exceeds_the_budget(some: list[Group], budget: int, sh
 def units(draw: st.DrawFn) -> tuple[list[Group], list[int]]:
     """Groups and the unit of every response, units of one to all responses of a group."""
     some = draw(groups())
-    together = [10 * n + draw(st.integers(0, 3)) for n, group in enumerate(some) for _ in group.responses]
-    return some, together
+    unit_ids = [10 * n + draw(st.integers(0, 3)) for n, group in enumerate(some) for _ in group.responses]
+    return some, unit_ids
 
 
-def _by_unit(batches: tuple[MicroBatch, ...], together: list[int]) -> dict[int, set[int]]:
+def _by_unit(batches: tuple[MicroBatch, ...], unit_ids: list[int]) -> dict[int, set[int]]:
     """The micro-batches that hold responses of each unit."""
     found: dict[int, set[int]] = {}
     for place, batch in enumerate(batches):
         for index in batch.rows:
-            found.setdefault(together[index], set()).add(place)
+            found.setdefault(unit_ids[index], set()).add(place)
     return found
 
 
 @given(units(), st.integers(1, 200), st.sampled_from(["auto", "always", "never"]))
 def test_a_unit_is_in_one_micro_batch(some: tuple[list[Group], list[int]], budget: int, sharing: Sharing) -> None:
-    the_groups, together = some
-    selected = rows_by_group(the_groups, together=together)
+    the_groups, unit_ids = some
+    selected = rows_by_group(the_groups, unit_ids=unit_ids)
     for batches in (pack(selected, budget, sharing), pack_padded(selected, budget)):
         assert _contents(batches) == _expected(the_groups)
-        assert all(len(places) == 1 for places in _by_unit(batches, together).values())
+        assert all(len(places) == 1 for places in _by_unit(batches, unit_ids).values())
 
 
 @given(units(), st.integers(1, 200))
 def test_only_a_single_unit_exceeds_the_budget(some: tuple[list[Group], list[int]], budget: int) -> None:
-    the_groups, together = some
-    selected = rows_by_group(the_groups, together=together)
+    the_groups, unit_ids = some
+    selected = rows_by_group(the_groups, unit_ids=unit_ids)
     for batch in pack(selected, budget, "never"):
-        assert batch.tokens <= budget or len({together[row] for row in batch.rows}) == 1
+        assert batch.tokens <= budget or len({unit_ids[row] for row in batch.rows}) == 1
     for batch in pack_padded(selected, budget):
         padded = len(batch.sequences) * max(sequence.tokens for sequence in batch.sequences)
-        assert padded <= budget or len({together[row] for row in batch.rows}) == 1
+        assert padded <= budget or len({unit_ids[row] for row in batch.rows}) == 1
 
 
 @given(units(), st.integers(1, 200))
 def test_a_unit_shares_one_row(some: tuple[list[Group], list[int]], budget: int) -> None:
-    the_groups, together = some
-    batches = pack(rows_by_group(the_groups, together=together), budget, "always")
+    the_groups, unit_ids = some
+    batches = pack(rows_by_group(the_groups, unit_ids=unit_ids), budget, "always")
     sequences = [sequence for batch in batches for sequence in batch.sequences]
-    units_of = [{together[row] for row in sequence.rows} for sequence in sequences]
-    assert sorted(unit for units in units_of for unit in units) == sorted(set(together))
+    units_of = [{unit_ids[row] for row in sequence.rows} for sequence in sequences]
+    assert sorted(unit for units in units_of for unit in units) == sorted(set(unit_ids))
     assert all(
         sequence.tokens <= budget or len(units) == 1 for sequence, units in zip(sequences, units_of, strict=True)
     )
@@ -119,13 +120,13 @@ def test_a_unit_shares_one_row(some: tuple[list[Group], list[int]], budget: int)
 @given(groups(), st.integers(1, 200), st.sampled_from(["auto", "always", "never"]))
 def test_units_of_one_response_change_nothing(some: list[Group], budget: int, sharing: Sharing) -> None:
     each_own = list(range(sum(len(group.responses) for group in some)))
-    assert pack(rows_by_group(some, together=each_own), budget, sharing) == pack(rows_by_group(some), budget, sharing)
-    assert pack_padded(rows_by_group(some, together=each_own), budget) == pack_padded(rows_by_group(some), budget)
+    assert pack(rows_by_group(some, unit_ids=each_own), budget, sharing) == pack(rows_by_group(some), budget, sharing)
+    assert pack_padded(rows_by_group(some, unit_ids=each_own), budget) == pack_padded(rows_by_group(some), budget)
 
 
 def test_the_responses_of_a_unit_need_not_be_neighbours() -> None:
     group = make_group("a", range(10), [range(9)] * 4)
-    selected = rows_by_group([group], together=[7, 8, 8, 7])
+    selected = rows_by_group([group], unit_ids=[7, 8, 8, 7])
     shared = [sequence.rows for batch in pack(selected, 30, "always") for sequence in batch.sequences]
     single = [batch.rows for batch in pack(selected, 30, "never")]
     assert sorted(shared) == sorted(single) == [(0, 3), (1, 2)]
@@ -134,13 +135,13 @@ def test_the_responses_of_a_unit_need_not_be_neighbours() -> None:
 def test_a_unit_over_two_groups_is_refused() -> None:
     some = [make_group("a", [1], [[1], [2]]), make_group("b", [1], [[1], [2]])]
     with pytest.raises(ValueError, match="unit 1 spans two groups, of problems 'a' and 'b'"):
-        rows_by_group(some, together=[0, 1, 1, 2])
+        rows_by_group(some, unit_ids=[0, 1, 1, 2])
 
 
-@pytest.mark.parametrize("together", [[0], [0, 1, 2]])
-def test_every_response_needs_a_unit(together: list[int]) -> None:
-    with pytest.raises(ValueError, match=f"one unit per response: 2 of them, got {len(together)}"):
-        rows_by_group([make_group("a", [1], [[1], [2]])], together=together)
+@pytest.mark.parametrize("unit_ids", [[0], [0, 1, 2]])
+def test_every_response_needs_a_unit(unit_ids: list[int]) -> None:
+    with pytest.raises(ValueError, match=f"one unit per response: 2 of them, got {len(unit_ids)}"):
+        rows_by_group([make_group("a", [1], [[1], [2]])], unit_ids=unit_ids)
 
 
 @st.composite
@@ -207,9 +208,16 @@ def test_a_tree_is_for_what_saves_more_than_a_fifth() -> None:
     ] == [20]
 
 
+def test_responses_with_experts_of_their_own_share_no_beginning() -> None:
+    group = make_group("a", range(4), [range(20, 40)] * 2)
+    routed = [replace(group.responses[0], routes=range(23)), group.responses[1]]
+    (sequence,) = pack(rows_by_group([replace(group, responses=tuple(routed))]), 1000, "always")[0].sequences
+    assert (sequence.tree, sequence.tokens) == (None, 4 + 2 * 19)
+
+
 def test_flat_inputs_of_responses_that_begin_alike() -> None:
     responses = ((1, 2, 3, 4, 5), (1, 2, 3, 9, 8), (1, 2, 3), (7,))
-    sequence = PackedSequence((10, 11), responses, (0, 1, 2, 3), PrefixTree.of(responses, 2))
+    sequence = PackedSequence((10, 11), responses, (0, 1, 2, 3), tree=PrefixTree.of(responses, 2))
     inputs = flat_inputs(MicroBatch((PackedSequence((6,), ((5, 4),), (4,)), sequence)), CPU)
     assert inputs.input_ids_BL.tolist() == [[6, 5, 10, 11, 1, 2, 3, 4, 3, 9]]
     assert inputs.position_ids_BL.tolist() == [[0, 1, 0, 1, 2, 3, 4, 5, 4, 5]]
@@ -308,9 +316,9 @@ def test_no_groups_have_no_longest_sequence() -> None:
 @given(units(), st.data())
 def test_what_is_left_out_changes_no_row(some: tuple[list[Group], list[int]], data: st.DataObject) -> None:
     """Selected, sharded and packed, a response keeps its row of the batch: the pieces are those of the batch."""
-    the_groups, together = some
-    rows = data.draw(st.lists(st.sampled_from(range(len(together))), unique=True))
-    selected = rows_by_group(the_groups, rows, together)
+    the_groups, unit_ids = some
+    rows = data.draw(st.lists(st.sampled_from(range(len(unit_ids))), unique=True))
+    selected = rows_by_group(the_groups, rows, unit_ids)
     assert sorted(row for group in selected for row in group.rows) == sorted(rows)
     shares = shares_of(selected, 3)
     assert sorted(row for share in shares for group in share for row in group.rows) == sorted(rows)

@@ -299,7 +299,7 @@ def turns(asked: TokenRequest, k: int) -> Iterator[int]:
 def interrupted(environments: FakeEnvironments) -> tuple[TrajectorySampler, FakeTokens]:
     """A sampler that has interrupted the second turn of `long`, and new weights."""
     service = FakeTokens(turns, TOKENIZER, (END,))
-    sampler = TrajectorySampler(service).interacting(interaction(environments))
+    sampler = TrajectorySampler(service).with_interactions(interaction(environments))
     groups = list(sampler.sample_some([], [prompt("long", "l:"), prompt("q0", "q:")], 1, PARAMS, 1, ANY))
     assert names(groups) == ["q0"]
     [partial] = sampler.kept[0].partial
@@ -345,7 +345,7 @@ def test_in_another_process_the_environment_is_brought_to_where_it_was(tmp_path:
     others = FakeEnvironments()
     service = FakeTokens(turns, TOKENIZER, (END,))
     service.version = 1
-    with TrajectorySampler(service).interacting(interaction(others)) as resumed:
+    with TrajectorySampler(service).with_interactions(interaction(others)) as resumed:
         resumed.keep(kept)
         group = finish(resumed)
     [response] = group.responses
@@ -375,7 +375,7 @@ def test_an_environment_that_does_not_come_back_to_the_same_state_makes_the_resp
     others = FakeEnvironments(react)
     service = FakeTokens(turns, TOKENIZER, (END,))
     service.version = 3
-    with TrajectorySampler(service).interacting(interaction(others)) as resumed:
+    with TrajectorySampler(service).with_interactions(interaction(others)) as resumed:
         resumed.keep(kept)
         [response] = finish(resumed).responses
     written = sum(kept[0].partial[0].policy_mask)
@@ -402,7 +402,7 @@ def test_an_environment_that_fails_on_its_way_back_is_a_recorded_failure(failing
     sampler, _ = interrupted(FakeEnvironments())
     kept = sampler.kept
     sampler.close()
-    with TrajectorySampler(FakeTokens(turns, TOKENIZER, (END,))).interacting(interaction(failing)) as resumed:
+    with TrajectorySampler(FakeTokens(turns, TOKENIZER, (END,))).with_interactions(interaction(failing)) as resumed:
         resumed.keep(kept)
         [response] = finish(resumed).responses
     [partial] = kept[0].partial
@@ -430,7 +430,7 @@ def test_an_environment_that_fails_before_a_turn_begins_anew_adds_none() -> None
         sampler_logprobs=partial.sampler_logprobs[:end],
         turn_seconds=0.0,
     )
-    with TrajectorySampler(FakeTokens(turns, TOKENIZER, (END,))).interacting(
+    with TrajectorySampler(FakeTokens(turns, TOKENIZER, (END,))).with_interactions(
         interaction(FakeEnvironments(_crash))
     ) as resumed:
         resumed.keep([replace(group, partial=(cut,))])

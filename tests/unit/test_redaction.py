@@ -306,7 +306,7 @@ def test_what_is_cut_is_hidden_first(before: int, tmp_path: Path) -> None:
         *(str(each) for each in verdicts([RuntimeError(long), long], 2)),
         str(Service("http://h/", {}, (), 1).error("failed", long)),
         str(Service("http://h/", {}, (), 1).error("failed", long.encode())),
-        server_client._said(response),
+        server_client._quote(response),
         launch._tail(0, tmp_path),
     ]
     for text in shown:

@@ -43,3 +43,14 @@ def test_the_table_has_every_finished_seed_and_says_what_is_missing(
     assert "The rise is beyond noise in 1 of 2 runs." in text
     assert "1 more seeds were asked for and are not finished." in text
     assert "did not rise beyond noise: seeds 1" in capsys.readouterr().out
+
+
+def test_what_stands_behind_two_dashes_goes_to_the_run() -> None:
+    """Options of ours before the dashes, options of `reasoner run` behind them, and none."""
+    own = ["math-gsm8k", "--profile", "laptop", "--output", "runs/seeds", "--seeds", "0"]
+    options, further = run_seeds.parse_arguments([*own, "--", "--set", "sampling.max_staleness=4", "--steps", "2"])
+    assert (options.task, options.seeds) == ("math-gsm8k", "0")
+    assert further == ["--set", "sampling.max_staleness=4", "--steps", "2"]
+    assert run_seeds.parse_arguments(own)[1] == []
+    with pytest.raises(SystemExit):
+        run_seeds.parse_arguments([*own, "--steps", "2"])

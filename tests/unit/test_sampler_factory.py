@@ -14,7 +14,7 @@ from reasoner.loading import load_config
 from reasoner.models.size import ModelSize
 from reasoner.planning import feasibility as refusals
 from reasoner.sampling import factory
-from reasoner.sampling.factory import check_sampler, merge_reason, start_of
+from reasoner.sampling.factory import check_sampler, engine_start, merge_reason
 from tests.architectures import BY_NAME, tiny_config
 from tests.tiny import build_tiny_model
 
@@ -71,6 +71,30 @@ def test_the_adapter_goes_alone_where_the_sampler_takes_it(
     assert (
         merge_reason(found.model_copy(update={"lora": LoraConfig(handover="merged")}), "vllm", "cpu") == "lora.handover"
     )
+
+
+@pytest.mark.parametrize("key", ["lora.quantization", "sampling.quantization"])
+@pytest.mark.parametrize(
+    ("engine", "device", "why"),
+    [
+        ("vllm", "cpu", ""),
+        ("hf", "cpu", "the sampler is hf"),
+        ("servers", "cpu", "the sampler is servers"),
+        ("vllm", "cuda", "model.dtype = 'bfloat16'"),
+    ],
+)
+def test_rounded_weights_need_a_sampler_that_takes_the_adapter_alone(
+    key: str, engine: str, device: str, why: str
+) -> None:
+    found = config()
+    lora = LoraConfig(quantization="nf4" if key == "lora.quantization" else None)
+    sampling = found.sampling.model_copy(update={"quantization": "fp8" if key == "sampling.quantization" else None})
+    found = found.model_copy(update={"lora": lora, "sampling": sampling})
+    if not why:
+        assert merge_reason(found, engine, device) == ""
+        return
+    with pytest.raises(ConfigError, match=rf"{key} has the adapter handed over alone .*impossible: .*{why}.*{key} out"):
+        merge_reason(found, engine, device)
 
 
 SPREAD = [
@@ -143,9 +167,9 @@ def test_heads_that_cannot_be_spread_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "gpt_oss", "qwen3_moe", "deepseek_v3", "gemma3_vl"])
 def test_vllm_keeps_prefixes_of_models_with_attention_alone(tmp_path: Path, name: str) -> None:
     tiny_config(BY_NAME[name]).save_pretrained(tmp_path)
-    start = start_of(config(), "cpu", tmp_path, 256)
+    start = engine_start(config(), "cpu", tmp_path, 256)
     assert (start.prefix_caching, start.max_sequences) == (True, 128)
-    assert start_of(config(), "cuda", tmp_path, 256).max_sequences is None  # vLLM knows the GPU
+    assert engine_start(config(), "cuda", tmp_path, 256).max_sequences is None  # vLLM knows the GPU
 
 
 @pytest.mark.parametrize(
@@ -154,7 +178,7 @@ def test_vllm_keeps_prefixes_of_models_with_attention_alone(tmp_path: Path, name
 def test_vllm_keeps_no_prefixes_of_recurrent_layers(tmp_path: Path, name: str) -> None:
     """With them vLLM ends with an IndexError for Mamba 2 and Falcon-H1."""
     tiny_config(BY_NAME[name]).save_pretrained(tmp_path)
-    assert not start_of(config(), "cpu", tmp_path, 256).prefix_caching
+    assert not engine_start(config(), "cpu", tmp_path, 256).prefix_caching
 
 
 DELTA_NETS = ("qwen3_next", "qwen3_5", "qwen3_5_moe", "qwen3_5_vl")

@@ -267,9 +267,9 @@ def test_nor_does_the_gradient_of_the_entropy(tiny: Path, shared_learner: TorchL
     calls = [(0, GROUPS[:cut], units[:first]), (first, GROUPS[cut:], units[first:])]
     loss = entropy = 0.0
     with cut_by(policy, draw_packing(data)):
-        for offset, groups, together in data.draw(st.permutations(calls), label="order"):
+        for offset, groups, unit_ids in data.draw(st.permutations(calls), label="order"):
             done = shared_learner.accumulate(
-                groups, weights_and_bonus(offset), TEMPERATURE, together=together, entropy=True
+                groups, weights_and_bonus(offset), TEMPERATURE, unit_ids=unit_ids, entropy=True
             )
             loss, entropy = loss + done.loss, entropy + done.entropy
     expected, expected_loss, expected_entropy = plain_gradients_with_bonus(tiny)
@@ -307,9 +307,9 @@ def test_pairs_are_weighed_together_however_the_batch_is_cut(
     policy = shared_learner.policy
     policy.model.zero_grad()
     unit = {row: 100 + number for number, pair in enumerate(PAIRS) for row in pair}
-    together = [unit.get(row, row) for row in range(len(RESPONSES))]
+    unit_ids = [unit.get(row, row) for row in range(len(RESPONSES))]
     with cut_by(policy, draw_packing(data)):
-        shared_learner.accumulate(GROUPS, pair_weights, TEMPERATURE, together=together)
+        shared_learner.accumulate(GROUPS, pair_weights, TEMPERATURE, unit_ids=unit_ids)
     assert_same_gradient(gradients(policy.model), plain_pair_gradients(tiny), 1e-9)
 
 

@@ -12,7 +12,7 @@ import pytest
 from reasoner.distributed.ranks import ALONE
 from reasoner.errors import DataError
 from reasoner.evaluation.metrics import Criterion
-from reasoner.evaluation.training_gate import PROBLEMS, TrainingGate, gates_together, judge_gate
+from reasoner.evaluation.training_gate import PROBLEMS, TrainingGate, combine_gates, judge_gate
 from reasoner.io.serialization import to_json
 from reasoner.records import Component, Failure, Group, Message, Problem, Response, ScoredGroup
 from reasoner.runs.clock import Clock
@@ -109,7 +109,7 @@ def test_the_gate_of_a_mixture_is_that_of_all_its_groups(size: int) -> None:
     """Intervals included: whether rewards differ is a yes or no of a group, however many responses it has."""
     groups = [group(n, [1.0] * each + [0.0] * (size - each)) for n, each in enumerate((0, 0, 1, size, 0, 1, 0, size))]
     parts = {"words": groups[:3], "sums": groups[3:]}
-    together = gates_together({name: judge_gate(own, MATH, demonstrations=False) for name, own in parts.items()})
+    together = combine_gates({name: judge_gate(own, MATH, demonstrations=False) for name, own in parts.items()})
     whole = judge_gate(groups, MATH, demonstrations=False)
     assert (together.pass_1, together.pass_group, together.signal) == (whole.pass_1, whole.pass_group, whole.signal)
     assert together.problems == 8

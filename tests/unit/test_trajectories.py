@@ -91,7 +91,7 @@ def one(
 ) -> Response:
     fake = FakeTokens(writes(*turns), TOKENIZER, (END,))
     environments = environments or FakeEnvironments()
-    with TrajectorySampler(fake).interacting(interaction(environments)) as sampler:
+    with TrajectorySampler(fake).with_interactions(interaction(environments)) as sampler:
         [group] = sampler.sample([prompt("p")], 1, params)
     assert [session.closed for session in environments.sessions] == [1]
     return group.responses[0]
@@ -384,7 +384,7 @@ def test_a_result_is_appended_to_what_the_policy_wrote_and_no_token_is_made_twic
 
 def test_each_generation_continues_exactly_what_is_there_and_gets_what_is_left() -> None:
     fake = FakeTokens(writes("<t>1+2</t>", "<t>3+4</t>", "7"), TOKENIZER, (END,))
-    with TrajectorySampler(fake).interacting(interaction(FakeEnvironments())) as sampler:
+    with TrajectorySampler(fake).with_interactions(interaction(FakeEnvironments())) as sampler:
         [group] = sampler.sample([prompt("p")], 1, PARAMS)
     [response] = group.responses
     check(response)
@@ -453,7 +453,7 @@ def test_turns_have_rewards_and_an_environment_may_end_them() -> None:
 def test_what_an_environment_adds_to_the_prompt_is_the_prompt_of_its_group() -> None:
     environments = FakeEnvironments(opening=(Message("user", "You are in a maze."),))
     fake = FakeTokens(writes("left"), TOKENIZER, (END,))
-    with TrajectorySampler(fake).interacting(interaction(environments)) as sampler:
+    with TrajectorySampler(fake).with_interactions(interaction(environments)) as sampler:
         [group] = sampler.sample([prompt("p")], 3, PARAMS)
     assert decoded(group.prompt_ids) == "You are in a maze.>"
     assert {asked.token_ids for asked in fake.submitted} == {group.prompt_ids}
@@ -480,7 +480,7 @@ def test_an_environment_that_fails_is_recorded_with_what_was_written() -> None:
 def test_an_environment_that_fails_at_its_start_leaves_a_token_that_is_not_the_policy_s() -> None:
     fake = FakeTokens(writes("a"), TOKENIZER, (END,))
     environments = FakeEnvironments(failure=EnvironmentFailedError(FAILURE))
-    with TrajectorySampler(fake).interacting(interaction(environments)) as sampler:
+    with TrajectorySampler(fake).with_interactions(interaction(environments)) as sampler:
         [group] = sampler.sample([prompt("p")], 2, PARAMS)
     assert (fake.submitted, group.prompt_ids) == ([], ids("ask"))
     for response in group.responses:
@@ -498,7 +498,7 @@ def test_responses_of_a_group_that_open_in_different_ways_fail_and_the_others_st
 
     fake = FakeTokens(writes("a"), TOKENIZER, (END,))
     environments = Random()
-    with TrajectorySampler(fake).interacting(interaction(environments)) as sampler:
+    with TrajectorySampler(fake).with_interactions(interaction(environments)) as sampler:
         [group] = sampler.sample([prompt("p")], 3, PARAMS)
     failures = [response.failure for response in group.responses]
     assert [failure and failure.kind for failure in failures] == [None, "invalid", None]
@@ -510,7 +510,7 @@ def test_responses_of_a_group_that_open_in_different_ways_fail_and_the_others_st
 def test_an_opening_that_leaves_no_room_is_a_failure() -> None:
     fake = FakeTokens(writes("a"), TOKENIZER, (END,), max_model_len=70)
     environments = FakeEnvironments(opening=(Message("user", "x" * 10),))
-    with TrajectorySampler(fake).interacting(interaction(environments)) as sampler:
+    with TrajectorySampler(fake).with_interactions(interaction(environments)) as sampler:
         [group] = sampler.sample([prompt("p")], 1, PARAMS)
     report = group.responses[0].report
     assert report is not None
@@ -537,7 +537,7 @@ def test_closing_the_iterator_closes_all_sessions() -> None:
 
     fake = FakeTokens(writes("a"), TOKENIZER, (END,))
     environments = Hanging()
-    with TrajectorySampler(fake).interacting(interaction(environments)) as sampler:
+    with TrajectorySampler(fake).with_interactions(interaction(environments)) as sampler:
         groups = sampler.sample([prompt("hangs"), prompt("p")], 2, PARAMS)
         assert next(groups).problem.id == "p"
         assert hanging.wait(10)
@@ -556,7 +556,7 @@ def test_versions_that_change_in_a_response_are_where_their_tokens_are() -> None
 
     fake = Loading(writes("<t>1+2</t>", "so 3"), TOKENIZER, (END,))
     fake.version = 4
-    with TrajectorySampler(fake).interacting(interaction(FakeEnvironments())) as sampler:
+    with TrajectorySampler(fake).with_interactions(interaction(FakeEnvironments())) as sampler:
         [group] = sampler.sample([prompt("p")], 1, PARAMS)
     [response] = group.responses
     check(response)
@@ -588,7 +588,7 @@ def test_tasks_have_their_own_environments_and_limits_in_one_batch(ranks: int) -
     def rank(here: Ranks) -> tuple[list[Group], dict[str, FakeEnvironments], Batches]:
         fake = Batches(writes("<t>1+2</t>", "it is 3"), TOKENIZER, (END,))
         own = {"adds": FakeEnvironments(), "once": FakeEnvironments(max_turns=1)}
-        sampler = TrajectorySampler(fake).interacting({name: interaction(each) for name, each in own.items()})
+        sampler = TrajectorySampler(fake).with_interactions({name: interaction(each) for name, each in own.items()})
         with ShardedSampler(sampler, here) as sharded:
             return list(sharded.sample(prompts, 2, params)), own, fake
 
@@ -631,7 +631,7 @@ def test_ranks_with_uneven_and_empty_shares_make_every_group_once(count: int) ->
 
     def rank(ranks: Ranks) -> list[Group]:
         fake = FakeTokens(writes("<t>1+2</t>", f"from {ranks.index}"), TOKENIZER, (END,))
-        own = TrajectorySampler(fake).interacting(interaction(environments[ranks.index]))
+        own = TrajectorySampler(fake).with_interactions(interaction(environments[ranks.index]))
         with ShardedSampler(own, ranks) as sampler:
             return list(sampler.sample(prompts, 2, PARAMS))
 

@@ -58,12 +58,12 @@ class RememberingLearner:
         temperature: float,
         *,
         rows: Sequence[int] | None = None,
-        together: Sequence[int] | None = None,
+        unit_ids: Sequence[int] | None = None,
         entropy: bool = False,
     ) -> Accumulated:
         responses = [r for g in groups for r in g.responses]
         self.calls.append((temperature, entropy))
-        units = [unit for group in rows_by_group(groups, rows, together) for unit in group.units]
+        units = [unit for group in rows_by_group(groups, rows, unit_ids) for unit in group.units]
         for unit in reversed(units):
             width = max(len(responses[row].token_ids) for row in unit)
             entropies_RT = torch.arange(width).expand(len(unit), width) / 10 if entropy else None

@@ -18,7 +18,7 @@ from reasoner.errors import SamplerError
 from reasoner.records import SamplingParams
 from reasoner.sampling.base import Completion, TokenRequest
 from reasoner.sampling.vllm import process as vllm_process
-from reasoner.sampling.vllm.messages import Sleep, StartEngine, Submit, said_by_vllm
+from reasoner.sampling.vllm.messages import Sleep, StartEngine, Submit, vllm_message
 from reasoner.sampling.vllm.process import EngineProcess, StartHungError, host_environment
 
 
@@ -75,8 +75,8 @@ def test_what_a_person_can_act_on_is_told_as_it_is_and_anything_else_with_its_tr
     ],
 )
 def test_the_reason_in_a_message_of_vllm(message: str, why: str) -> None:
-    assert said_by_vllm(ValueError(message)) == why
-    assert said_by_vllm(AttributeError("no 'conv_dim'")) == "AttributeError: no 'conv_dim'"
+    assert vllm_message(ValueError(message)) == why
+    assert vllm_message(AttributeError("no 'conv_dim'")) == "AttributeError: no 'conv_dim'"
 
 
 def submitted(tokens: int = 1, id_: int = 1) -> Submit:

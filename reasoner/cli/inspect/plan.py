@@ -23,7 +23,8 @@ from reasoner.loading.messages import show_key
 from reasoner.planning.decide import decide, planned_engine
 from reasoner.planning.estimate import FitVerdict, RunEstimate, find_estimate
 from reasoner.planning.feasibility import refuse_impossible
-from reasoner.planning.memory import Need, longest_sequence, micro_batch_tokens, share_tokens
+from reasoner.planning.memory.needs import Need
+from reasoner.planning.memory.tokens import longest_sequence, micro_batch_tokens, share_tokens
 from reasoner.processes.machine import GIB, planned_machine, this_machine
 
 _STYLES: dict[FitVerdict, str] = {

@@ -18,7 +18,7 @@ from reasoner.loading.task_files import TaskFile
 from reasoner.models.resolve import resolve_model
 from reasoner.planning.decide import alone, decide
 from reasoner.processes.lifetime import guard_processes, interruptible
-from reasoner.sampling.factory import check_sampler, choose_engine, start_of
+from reasoner.sampling.factory import check_sampler, choose_engine, engine_start
 from reasoner.sampling.server.auth import KEY
 from reasoner.sampling.server.serve import serve as run_server
 
@@ -65,7 +65,7 @@ def serve(
         folder = resolve_model(chosen.model.path)
         decisions = decide(chosen, training=False)
         check_sampler(chosen, folder, decisions.engine, decisions.device)
-        run_server(start_of(chosen, decisions.device, folder, decisions.longest_context), host, port, _say_ready)
+        run_server(engine_start(chosen, decisions.device, folder, decisions.longest_context), host, port, _say_ready)
 
 
 def _load(

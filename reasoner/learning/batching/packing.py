@@ -38,6 +38,7 @@ from typing import Literal
 
 from reasoner.distributed.sharding import GroupRows
 from reasoner.learning.batching.prefix_tree import PrefixTree
+from reasoner.records import Response
 
 Layout = Literal["auto", "packed", "padded"]
 Sharing = Literal["auto", "always", "never"]
@@ -55,6 +56,8 @@ class PackedSequence:
     """token ids"""
     rows: tuple[int, ...]
     """The row of each response in the batch."""
+    routes: tuple[Sequence[int], ...] = ()
+    """The experts that the sampler chose for each response (`Response.routes`)."""
     tree: PrefixTree | None = None
     """What goes through the model of the responses, where common beginnings are there once; None: every response by
     itself."""
@@ -175,14 +178,18 @@ def worth_sharing(group: GroupRows) -> bool:
     """Whether writing the prompt once saves more than a fifth of the group's tokens, or what its responses begin with
     does."""
     prompt, rows = len(group.group.prompt_ids), group.rows
-    responses = [group.response(row).token_ids for row in rows]
-    apart = len(rows) * prompt + sum(len(response) - 1 for response in responses)
+    responses = [group.response(row) for row in rows]
+    apart = len(rows) * prompt + sum(len(response.token_ids) - 1 for response in responses)
     return (len(rows) - 1) * prompt > WORTH_SHARING * apart or _tree(prompt, responses) is not None
 
 
-def _tree(prompt: int, responses: Sequence[Sequence[int]]) -> PrefixTree | None:
-    """The common beginnings of responses to one prompt; None: they save less than a fifth of the tokens."""
-    tree, apart = PrefixTree.of(responses), sum(len(response) - 1 for response in responses)
+def _tree(prompt: int, responses: Sequence[Response]) -> PrefixTree | None:
+    """The common beginnings of responses to one prompt; None: they save less than a fifth of the tokens, or the sampler
+    chose experts for each response, which may differ where the tokens are the same."""
+    if any(response.routes for response in responses):
+        return None
+    token_ids = [response.token_ids for response in responses]
+    tree, apart = PrefixTree.of(token_ids), sum(len(ids) - 1 for ids in token_ids)
     return tree if apart - tree.tokens > WORTH_SHARING * (prompt + apart) else None
 
 
@@ -223,8 +230,10 @@ def _sequence(group: GroupRows, rows: Sequence[int], *, share: bool) -> PackedSe
         raise ValueError(
             f"problem {group.group.problem.id!r} has an empty prompt: nothing predicts the first response token"
         )
-    responses = tuple(group.response(row).token_ids for row in rows)
-    return PackedSequence(prompt_ids, responses, tuple(rows), _tree(len(prompt_ids), responses) if share else None)
+    responses = [group.response(row) for row in rows]
+    token_ids, routes = zip(*((response.token_ids, response.routes) for response in responses), strict=True)
+    tree = _tree(len(prompt_ids), responses) if share else None
+    return PackedSequence(prompt_ids, token_ids, tuple(rows), routes, tree)
 
 
 def _tokens(piece: _Piece) -> int:

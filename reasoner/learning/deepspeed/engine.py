@@ -33,7 +33,7 @@ from reasoner.config import LearningConfig, LoraConfig
 from reasoner.distributed.ranks import ALONE, Ranks, share_patience
 from reasoner.distributed.sharding import GroupRows, rows_by_group, same_batch, sharded_outputs, share_of
 from reasoner.errors import RunError
-from reasoner.learning.batching.inputs import ModelInputs
+from reasoner.learning.batching.inputs import ModelInputs, policy_mask
 from reasoner.learning.batching.packing import MicroBatch, PackedSequence
 from reasoner.learning.batching.weighing import WeightedLoss, weigh_batch
 from reasoner.learning.deepspeed.settings import deepspeed_settings
@@ -102,6 +102,8 @@ class DeepspeedLearner:
             self.policy = TorchPolicy(folder, options)
         if config.router_loss:
             self.policy.watch_routers()
+        if config.routing_replay:
+            self.policy.replay_routes()
         self.version = 0
         self._lora = lora
         self._config = config
@@ -166,10 +168,10 @@ class DeepspeedLearner:
         temperature: float,
         *,
         rows: Sequence[int] | None = None,
-        together: Sequence[int] | None = None,
+        unit_ids: Sequence[int] | None = None,
         entropy: bool = False,
     ) -> Accumulated:
-        selected = rows_by_group(groups, rows, together)
+        selected = rows_by_group(groups, rows, unit_ids)
         same_batch(selected, self._ranks)
         self.policy.check(selected, temperature)
         count = sum(len(group.rows) for group in selected)
@@ -201,10 +203,12 @@ class DeepspeedLearner:
             count: the responses of all micro-batches, of all ranks.
         """
         inputs = self.policy.inputs(batch)
-        logprobs_S, entropies_S, balance_R = scores = self._engine(inputs, temperature, entropy)
+        logprobs_S, entropies_S, balance_R, rerouted_S = scores = self._engine(inputs, temperature, entropy)
         weighed = weigh_batch(batch, responses, inputs, logprobs_S, entropies_S, weights)
         if balance_R is not None:
             weighed = weighed.balanced(balance_R, self._config.router_loss / count)
+        if rerouted_S is not None:
+            weighed = weighed.counted(rerouted_S, policy_mask(batch, responses, rerouted_S.device))
         if weighed.nonzero or self._ranks.count > 1:
             # A loss that is not finite spoils the gradient, also where its derivative would be: the step is skipped.
             factor = self._ranks.count if math.isfinite(float(weighed.loss.detach())) else math.nan

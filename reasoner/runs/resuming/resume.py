@@ -44,7 +44,7 @@ from reasoner.runs.resuming.rules import KeyChange, check_identity, forgetting, 
 from reasoner.runs.starts import FILE, environment_changes, read_starts, record_start
 
 
-def made_again(count: int) -> str:
+def repeated_steps(count: int) -> str:
     """What happens to `count` committed steps after the checkpoint that a run goes on from."""
     return (
         "1 committed step after it is made again" if count == 1 else f"{count} committed steps after it are made again"
@@ -87,7 +87,7 @@ class Place:
 
     def __str__(self) -> str:
         start = f"from {self.checkpoint.name}" if self.checkpoint else "from the beginning"
-        repeats = f"; {made_again(self.repeated)}" if self.repeated else ""
+        repeats = f"; {repeated_steps(self.repeated)}" if self.repeated else ""
         return f"{start}{repeats}"
 
     def check(self, identity: Mapping[str, str]) -> tuple[KeyChange, ...]:

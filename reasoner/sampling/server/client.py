@@ -95,19 +95,19 @@ class Choice(BaseModel):
     weight_versions: list[Span]
 
 
-class _Known(BaseModel):
+class _PromptLogprob(BaseModel):
     logprob: Annotated[float, Field(gt=-9999.0, le=1e-3, allow_inf_nan=False)]
 
 
-class _Read(BaseModel):
+class _ScoredPrompt(BaseModel):
     """What a server says of a prompt that it has read."""
 
     choices: Annotated[list[Choice], Field(min_length=1)]
-    prompt_logprobs: list[dict[int, _Known] | None]
+    prompt_logprobs: list[dict[int, _PromptLogprob] | None]
     """of every token; None: of the first"""
 
 
-class _Generated(BaseModel):
+class _Choices(BaseModel):
     choices: list[Choice]
 
 
@@ -126,7 +126,7 @@ class Description(BaseModel):
     reads_folder: bool
 
 
-class _Described(BaseModel):
+class _Descriptions(BaseModel):
     results: Annotated[list[Description], Field(min_length=1)]
 
 
@@ -134,7 +134,7 @@ class _Receipts(BaseModel):
     results: Annotated[list[tuple[str, int]], Field(min_length=1)]
 
 
-class _Pulled(BaseModel):
+class _PulledFolder(BaseModel):
     folder: str
     """on the server's machine"""
 
@@ -179,10 +179,10 @@ class Server:
         Raises:
             ServerError: it does not answer as `reasoner serve` does.
         """
-        async for attempt in _again():
+        async for attempt in _attempts():
             with attempt:
                 await self._check_route()
-                described = await self._rpc("describe", [str(folder)], SHORT_S, _Described)
+                described = await self._rpc("describe", [str(folder)], SHORT_S, _Descriptions)
         self.seeds_requests = described.results[0].device == "cuda"
         return described.results[0]
 
@@ -192,9 +192,9 @@ class Server:
         Raises:
             ServerError: it does not say.
         """
-        async for attempt in _again():
+        async for attempt in _attempts():
             with attempt:
-                loaded = _checked(await self._get("/weight_info"), _Version)
+                loaded = _parse(await self._get("/weight_info"), _Version)
         return loaded.weight_version
 
     async def work_done(self) -> WorkDone:
@@ -234,7 +234,7 @@ class Server:
             wanted["repetition_detection"] = {"max_pattern_size": LONGEST_PATTERN, "min_count": params.stop_repetition}
         body = {"request_id": name, "token_ids": list(request.token_ids), "sampling_params": wanted}
         # the caller that waits checks that the server still works
-        choices = _checked(await self._post("/inference/v1/generate", body, None), _Generated).choices
+        choices = _parse(await self._post("/inference/v1/generate", body, None), _Choices).choices
         _check_choices(choices, n, params.max_tokens)
         return sorted(choices, key=lambda choice: choice.index)
 
@@ -271,7 +271,7 @@ class Server:
         """
         wanted = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 1, "logprobs": 0, "detokenize": False}
         body = {"token_ids": [*prompt, *response], "sampling_params": wanted}
-        answer = _checked(await self._post("/inference/v1/generate", body, LOAD_S), _Read)
+        answer = _parse(await self._post("/inference/v1/generate", body, LOAD_S), _ScoredPrompt)
         read = answer.prompt_logprobs[len(prompt) :]
         known = [at for at in read if at is not None]
         if len(known) != len(response) or not all(token in at for token, at in zip(response, known, strict=True)):
@@ -291,7 +291,7 @@ class Server:
         answer = await self._send("POST", PULL, order.model_dump(mode="json"), PULL_S + SHORT_S)
         if answer.status_code == 409:
             raise ServerError(f"did not pull the weights: {redact_start(answer.text, _SHOWN)}")
-        return Path(_checked(_good(answer), _Pulled).folder)
+        return Path(_parse(_require_success(answer), _PulledFolder).folder)
 
     async def take(self, folder: Path, name: str, seed: int, *, keep: bool = False) -> tuple[str, int]:
         """Load the weights in `folder`, call them `name`, and forget what the old ones computed.
@@ -315,7 +315,7 @@ class Server:
         if len(receipts) != 1:
             raise ServerError(f"its workers read different weights: {sorted(receipts)}")
         running = "?reset_running_requests=true" if keep else ""
-        _checked(await self._post(f"/reset_prefix_cache{running}", {}, SHORT_S), _Reset)
+        _parse(await self._post(f"/reset_prefix_cache{running}", {}, SHORT_S), _Reset)
         await self._post("/collective_rpc", {"method": "seed_sampling", "args": [seed]}, SHORT_S)
         await self._post("/update_weight_version", {"new_version": name}, SHORT_S)
         if not keep:
@@ -327,19 +327,19 @@ class Server:
         answer = await self._send("POST", "/inference/v1/generate", {}, SHORT_S)
         _refuse_wrong_key(answer)
         if answer.status_code not in (400, 422):
-            raise ServerError(f"does not sample from token ids ({_said(answer)})")
+            raise ServerError(f"does not sample from token ids ({_quote(answer)})")
         if (await self._send("POST", "/abort_requests", {}, SHORT_S)).status_code == 404:
             raise ServerError("cannot end a request that runs (it has no /abort_requests), as a run has to")
 
     async def _rpc(self, method: str, args: Sequence[Any], timeout_s: float, kind: type[Answer]) -> Answer:
         body = {"method": method, "args": list(args), "timeout": timeout_s}
-        return _checked(await self._post("/collective_rpc", body, timeout_s), kind)
+        return _parse(await self._post("/collective_rpc", body, timeout_s), kind)
 
     async def _get(self, path: str) -> httpx.Response:
-        return _good(await self._send("GET", path, None, SHORT_S))
+        return _require_success(await self._send("GET", path, None, SHORT_S))
 
     async def _post(self, path: str, body: Mapping[str, Any], timeout_s: float | None) -> httpx.Response:
-        return _good(await self._send("POST", path, body, timeout_s))
+        return _require_success(await self._send("POST", path, body, timeout_s))
 
     async def _send(
         self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float | None
@@ -353,7 +353,7 @@ class Server:
             raise UnreachableError(redact(f"could not be reached, or broke off ({reason})")) from error
 
 
-def _again() -> AsyncRetrying:
+def _attempts() -> AsyncRetrying:
     return AsyncRetrying(
         stop=stop_after_attempt(ATTEMPTS),
         wait=wait_random_exponential(multiplier=0.5, max=4.0),
@@ -362,30 +362,30 @@ def _again() -> AsyncRetrying:
     )
 
 
-def _good(answer: httpx.Response) -> httpx.Response:
+def _require_success(answer: httpx.Response) -> httpx.Response:
     _refuse_wrong_key(answer)
     if answer.status_code == 404:
         raise ServerError(f"has no {answer.request.url.path}")
     if answer.status_code != 200:
-        raise ServerError(_said(answer))
+        raise ServerError(_quote(answer))
     return answer
 
 
 def _refuse_wrong_key(answer: httpx.Response) -> None:
     if answer.status_code == 401:
-        raise ServerError(f"refuses the key: set {KEY} to that of the server ({_said(answer)})")
+        raise ServerError(f"refuses the key: set {KEY} to that of the server ({_quote(answer)})")
 
 
-def _checked(answer: httpx.Response, kind: type[Answer]) -> Answer:
+def _parse(answer: httpx.Response, kind: type[Answer]) -> Answer:
     try:
         return kind.model_validate_json(answer.content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the answer"
-        raise ServerError(f"answers what cannot be used: {place}: {first['msg']}, in {_said(answer)}") from None
+        raise ServerError(f"answers what cannot be used: {place}: {first['msg']}, in {_quote(answer)}") from None
 
 
-def _said(answer: httpx.Response) -> str:
+def _quote(answer: httpx.Response) -> str:
     text = " ".join(answer.text.split())
     shown = redact_start(text, _SHOWN)
     return f"status {answer.status_code}: {shown}{'...' if len(text) > _SHOWN else ''}"

@@ -173,7 +173,7 @@ class ServerSampler:
 
     def _begin_schedule(self) -> None:
         first = self._ranks.index % len(self._servers)  # ranks do not all start with the same server
-        seats = [
+        states = [
             ServerState(server, self._sequences[server.url])
             for server in (*self._servers[first:], *self._servers[:first])
             if server.url not in self._out
@@ -181,7 +181,7 @@ class ServerSampler:
         # of this schedule alone: what another one still says belongs to requests that are over
         self._events = queue.SimpleQueue()
         events = self._events
-        schedule = RequestSchedule(seats, self.end_tokens, self._name, self._version, self._patience_s, events.put)
+        schedule = RequestSchedule(states, self.end_tokens, self._name, self._version, self._patience_s, events.put)
 
         async def run() -> None:
             try:
@@ -277,14 +277,7 @@ class ServerSampler:
 
     async def _tell(self, method: Callable[[Server], Coroutine[Any, Any, None]]) -> dict[str, str]:
         """Tell every server that is there; returns those that did not do it, and why."""
-        servers = [server for server in self._servers if server.url not in self._out]
-        answers = await asyncio.gather(*(method(server) for server in servers), return_exceptions=True)
-        out: dict[str, str] = {}
-        for server, answer in zip(servers, answers, strict=True):
-            if isinstance(answer, ServerError):
-                out[server.url] = str(answer)
-            elif answer is not None:
-                raise answer
+        _, out = await _ask_all([server for server in self._servers if server.url not in self._out], method)
         return out
 
     def _lose_all(self, out: Mapping[str, str]) -> None:
@@ -332,18 +325,9 @@ class ServerSampler:
 
     async def _score(self, groups: Sequence[Group]) -> _Scored:
         servers = [server for server in self._servers if server.url not in self._out]
-        answers = await asyncio.gather(*(self._score_by(server, groups) for server in servers), return_exceptions=True)
-        scored = _Scored({}, {})
-        for server, answer in zip(servers, answers, strict=True):
-            if isinstance(answer, ServerError):
-                scored.out[server.url] = str(answer)
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                scored.logprobs[server.url] = answer
-        return scored
+        return _Scored(*await _ask_all(servers, lambda server: self._score_with(server, groups)))
 
-    async def _score_by(self, server: Server, groups: Sequence[Group]) -> list[list[float]]:
+    async def _score_with(self, server: Server, groups: Sequence[Group]) -> list[list[float]]:
         rows = [(group.prompt_ids, response.token_ids) for group in groups for response in group.responses]
         scored = await asyncio.gather(*(server.score(prompt, response) for prompt, response in rows))
         if others := {name for _, names in scored for name in names} - {self._name(self._version)}:
@@ -390,31 +374,10 @@ class ServerSampler:
 
     async def _pull_by_all(self, order: PullOrder, version: int) -> _PulledWeights:
         servers = [server for server in self._servers if server.url in self._pulling]
-        answers = await asyncio.gather(*(server.pull(order) for server in servers), return_exceptions=True)
-        pulled = _PulledWeights(version, {}, {})
-        for server, answer in zip(servers, answers, strict=True):
-            if isinstance(answer, ServerError):
-                pulled.out[server.url] = str(answer)
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                pulled.folders[server.url] = answer
-        return pulled
+        return _PulledWeights(version, *await _ask_all(servers, lambda server: server.pull(order)))
 
     async def _give(self, folder: Path, pulled: _PulledWeights) -> _LoadedWeights:
-        taken = await asyncio.gather(
-            *(self._give_to(server, index, folder, pulled) for index, server in enumerate(self._servers)),
-            return_exceptions=True,
-        )
-        receipts: dict[str, tuple[str, int]] = {}
-        out: dict[str, str] = {}
-        for server, answer in zip(self._servers, taken, strict=True):
-            if isinstance(answer, ServerError):
-                out[server.url] = str(answer)
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                receipts[server.url] = answer
+        receipts, out = await _ask_all(self._servers, lambda server: self._give_to(server, folder, pulled))
         if not receipts:
             raise SamplerError(_none_left(out))
         if out and self._version < 0:
@@ -425,12 +388,12 @@ class ServerSampler:
             raise HandoverError(f"the servers read different weights from {folder}: {receipts}")
         return _LoadedWeights(next(iter(receipts.values())), out)
 
-    async def _give_to(self, server: Server, index: int, folder: Path, pulled: _PulledWeights) -> tuple[str, int]:
+    async def _give_to(self, server: Server, folder: Path, pulled: _PulledWeights) -> tuple[str, int]:
         if why := pulled.out.get(server.url):
             raise ServerError(why)
         folder = pulled.folders.get(server.url, folder)
         keep = self._is_paused and server.url not in self._out
-        seed = self._seed_of(index, pulled.version)
+        seed = self._seed_of(self._servers.index(server), pulled.version)
         return await server.take(folder, self._name(pulled.version), seed, keep=keep)
 
     def _lose(self, url: str, reason: str, lost: str = "") -> None:
@@ -464,6 +427,27 @@ class ServerSampler:
 
     def __exit__(self, *exc: Any) -> None:
         self.close()
+
+
+async def _ask_all(
+    servers: Sequence[Server], question: Callable[[Server], Coroutine[Any, Any, T]]
+) -> tuple[dict[str, T], dict[str, str]]:
+    """Ask servers at the same time.
+
+    Returns:
+        address of a server -> its answer, and of each that failed -> why.
+    """
+    answers = await asyncio.gather(*map(question, servers), return_exceptions=True)
+    answered: dict[str, T] = {}
+    failures: dict[str, str] = {}
+    for server, answer in zip(servers, answers, strict=True):
+        if isinstance(answer, ServerError):
+            failures[server.url] = str(answer)
+        elif isinstance(answer, BaseException):
+            raise answer
+        else:
+            answered[server.url] = answer
+    return answered, failures
 
 
 def _none_left(reasons: Mapping[str, str]) -> str:

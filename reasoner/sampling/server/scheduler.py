@@ -93,7 +93,7 @@ class ServerState:
 
     def has_room(self, request: TokenRequest) -> bool:
         """Whether it samples a request at once."""
-        rows = sum(each.request.n for each in self.running.values())
+        rows = sum(entry.request.n for entry in self.running.values())
         return self.ready and (not rows or rows + request.n <= self.sequences)
 
     @property
@@ -108,7 +108,7 @@ class RequestSchedule:
     """What is submitted, until `run` is cancelled or every server is lost.
 
     Args:
-        seats: the servers; of two with equal load the earlier one gets a request first.
+        states: the servers; of two with equal load the earlier one gets a request first.
         own_ends: the model's own end tokens.
         name: the name of the weights of a version (`Server.version`).
         version: of the weights that the servers hold.
@@ -119,20 +119,20 @@ class RequestSchedule:
 
     def __init__(
         self,
-        seats: Sequence[ServerState],
+        states: Sequence[ServerState],
         own_ends: Collection[int],
         name: Callable[[int], str],
         version: int,
         patience_s: float,
         send: Callable[[Completed | LostServer | LostTokens], None],
     ) -> None:
-        self._seats, self._own_ends, self._name, self._send = seats, own_ends, name, send
+        self._states, self._own_ends, self._name, self._send = states, own_ends, name, send
         self._patience_s = patience_s
         self._versions = {name(version): version}
         """names of the weights that the servers have had, the present ones last"""
         self._waiting = deque[ServerRequest]()
         self._names = count()
-        self._then: dict[AsyncTask, Callable[[AsyncTask], None]] = {}
+        self._callbacks: dict[AsyncTask, Callable[[AsyncTask], None]] = {}
         self._dropped: list[AsyncTask] = []
         self._changed = asyncio.Event()
         self._is_paused = False
@@ -145,23 +145,23 @@ class RequestSchedule:
     async def run(self) -> None:
         """Continue what was submitted, as long as there are servers for it."""
         try:
-            for seat in self._seats:
-                self._ask(seat)
+            for state in self._states:
+                self._ask_version(state)
             # otherwise the first one that answers would get everything
-            await asyncio.wait(self._then, timeout=ANSWER_S, return_when=asyncio.ALL_COMPLETED)
-            for seat in self._seats:
-                self._start(self._watch(seat), partial(self._hung, seat))
-            self._start(self._changed.wait(), self._change)
-            while not all(seat.out for seat in self._seats):
-                self._spread()
-                done, _ = await asyncio.wait(self._then, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(self._callbacks, timeout=ANSWER_S, return_when=asyncio.ALL_COMPLETED)
+            for state in self._states:
+                self._start(self._watch(state), partial(self._lose_hung, state))
+            self._start(self._changed.wait(), self._wake)
+            while not all(state.out for state in self._states):
+                self._dispatch()
+                done, _ = await asyncio.wait(self._callbacks, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    if then := self._then.pop(task, None):  # none where its server was lost a moment ago
-                        then(task)
+                    if callback := self._callbacks.pop(task, None):  # none where its server was lost a moment ago
+                        callback(task)
         finally:
-            for task in self._then:
+            for task in self._callbacks:
                 task.cancel()
-            await asyncio.gather(*self._then, *self._dropped, return_exceptions=True)
+            await asyncio.gather(*self._callbacks, *self._dropped, return_exceptions=True)
 
     async def add(self, requests: Sequence[TokenRequest]) -> None:
         """Have these continued too."""
@@ -171,14 +171,14 @@ class RequestSchedule:
     async def abort(self, ids: Collection[int]) -> None:
         """End these requests: they are sent with what there is of them. Where their server does not say what that is,
         they are sent with nothing, after `LostTokens`."""
-        for each in [each for each in self._waiting if each.request.id in ids]:
-            self._waiting.remove(each)
-            self._give_up(each)
-        for seat in self._seats:
-            for task, each in seat.running.items():
-                if each.request.id in ids and not each.is_aborted:
-                    each.is_aborted = True
-                    self._start(self._end(seat, task), lambda task: task.result())
+        for entry in [entry for entry in self._waiting if entry.request.id in ids]:
+            self._waiting.remove(entry)
+            self._give_up(entry)
+        for state in self._states:
+            for task, entry in state.running.items():
+                if entry.request.id in ids and not entry.is_aborted:
+                    entry.is_aborted = True
+                    self._start(self._end(state, task), lambda task: task.result())
 
     async def pause(self) -> None:
         """The servers are about to be paused: nothing is expected of them until `resume`."""
@@ -189,84 +189,84 @@ class RequestSchedule:
         self._versions.pop(self._name(version), None)
         self._versions[self._name(version)] = version
         self._is_paused = False
-        for seat in self._seats:
-            if not seat.out:
-                self._ask(seat)
+        for state in self._states:
+            if not state.out:
+                self._ask_version(state)
         self._changed.set()
 
     async def lose(self, lost: Mapping[str, str]) -> None:
         """Servers at these addresses are out, for these reasons."""
-        for seat in self._seats:
-            if reason := lost.get(seat.server.url):
-                self._lose(seat, reason)
+        for state in self._states:
+            if reason := lost.get(state.server.url):
+                self._lose(state, reason)
         self._changed.set()
 
-    def _change(self, task: AsyncTask) -> None:
+    def _wake(self, task: AsyncTask) -> None:
         """There is something to look at."""
         self._changed.clear()
-        self._start(self._changed.wait(), self._change)
+        self._start(self._changed.wait(), self._wake)
 
-    def _spread(self) -> None:
+    def _dispatch(self) -> None:
         """Give requests to the servers that can sample them at once."""
         while self._waiting and not self._is_paused:
             request = self._waiting[0].request
-            free = [seat for seat in self._seats if seat.has_room(request)]
+            free = [state for state in self._states if state.has_room(request)]
             if not free:
                 return
-            seat = min(free, key=lambda seat: sum(each.tokens for each in seat.running.values()))
-            each, name = self._waiting.popleft(), f"{self._name(self.version)}:{next(self._names)}"
+            state = min(free, key=lambda state: sum(entry.tokens for entry in state.running.values()))
+            entry, name = self._waiting.popleft(), f"{self._name(self.version)}:{next(self._names)}"
             ends = all_end_tokens(self._own_ends, request.params)
-            task = self._start(seat.server.generate(request, ends, name), partial(self._answered, seat))
+            task = self._start(state.server.generate(request, ends, name), partial(self._take_answer, state))
             task.set_name(name)
-            seat.running[task] = each
+            state.running[task] = entry
 
-    def _answered(self, seat: ServerState, task: AsyncTask) -> None:
-        each = seat.running.pop(task)
+    def _take_answer(self, state: ServerState, task: AsyncTask) -> None:
+        entry = state.running.pop(task)
         try:
             choices: Sequence[Choice] = task.result()
-            completions = tuple(self._completion(choice, each) for choice in choices)
+            completions = tuple(self._completion(choice, entry) for choice in choices)
         except ServerError as error:
-            self._waiting.appendleft(each)
-            seat.failures += 1
-            seat.given_back += each.request.n
-            if each.is_aborted:
-                self._give_up(self._waiting.popleft(), seat)
-            if seat.failures == FAILURES:
-                self._lose(seat, str(error))
-            elif seat.ready:
-                self._ask(seat)
+            self._waiting.appendleft(entry)
+            state.failures += 1
+            state.given_back += entry.request.n
+            if entry.is_aborted:
+                self._give_up(self._waiting.popleft(), state)
+            if state.failures == FAILURES:
+                self._lose(state, str(error))
+            elif state.ready:
+                self._ask_version(state)
             return
-        seat.answered += sum(len(completion.token_ids) for completion in completions)
-        self._send(Completed(each.request.id, completions))
+        state.answered += sum(len(completion.token_ids) for completion in completions)
+        self._send(Completed(entry.request.id, completions))
 
-    def _completion(self, choice: Choice, each: ServerRequest) -> Completion:
+    def _completion(self, choice: Choice, entry: ServerRequest) -> Completion:
         """What a server answered.
 
         Raises:
             ServerError: it was not sampled by weights that the server was given, or was ended by somebody else.
         """
         spans = [(span.start, self._versions.get(span.version, -1)) for span in choice.weight_versions]
-        if any(version < each.since for _, version in spans) or spans != sorted(spans, key=lambda span: span[1]):
+        if any(version < entry.since for _, version in spans) or spans != sorted(spans, key=lambda span: span[1]):
             names = sorted({span.version for span in choice.weight_versions})
             raise ServerError(f"sampled with other weights than the published ones: {names}")
-        if choice.finish_reason == "abort" and not each.is_aborted:
+        if choice.finish_reason == "abort" and not entry.is_aborted:
             raise ServerError("ended a request that nobody else should end: another run uses it")
         (_, first), *changes = spans or [(0, self.version)]
         logprobs = [token["logprob"] for token in choice.logprobs.content]
         return Completion(choice.token_ids, logprobs, choice.finish_reason, first, tuple(changes))
 
-    def _give_up(self, each: ServerRequest, seat: ServerState | None = None) -> None:
+    def _give_up(self, entry: ServerRequest, state: ServerState | None = None) -> None:
         """A request is over of which there is nothing.
 
         Args:
-            seat: where it was running; None: it did not begin.
+            state: of the server where it was running; None: it did not begin.
         """
-        if seat is not None:
-            self._send(LostTokens(seat.server.url, each.request.n))
+        if state is not None:
+            self._send(LostTokens(state.server.url, entry.request.n))
         nothing = Completion((), (), "abort", self.version)
-        self._send(Completed(each.request.id, (nothing,) * each.request.n))
+        self._send(Completed(entry.request.id, (nothing,) * entry.request.n))
 
-    async def _end(self, seat: ServerState, task: AsyncTask) -> None:
+    async def _end(self, state: ServerState, task: AsyncTask) -> None:
         """Have the server end a request; without an answer, it is over with nothing. A server that is paused is asked
         again afterwards: meanwhile it takes new weights, which may take long."""
         left = ABORT_FOR_S
@@ -274,74 +274,74 @@ class RequestSchedule:
             since = time.monotonic()
             if not self._is_paused:
                 with suppress(ServerError):  # the next call may reach it, and without one its tokens are lost
-                    await seat.server.abort(task.get_name())
+                    await state.server.abort(task.get_name())
             await asyncio.wait([task], timeout=ABORT_EVERY)
             if not self._is_paused:
                 left -= time.monotonic() - since
-        if not task.done() and (each := seat.running.pop(task, None)):
+        if not task.done() and (entry := state.running.pop(task, None)):
             self._drop(task)
-            self._give_up(each, seat)
+            self._give_up(entry, state)
 
-    def _ask(self, seat: ServerState) -> None:
+    def _ask_version(self, state: ServerState) -> None:
         """Have it say which weights it holds; no requests meanwhile."""
-        seat.ready = False
-        self._start(seat.server.version(), partial(self._said, seat, self.version))
+        state.ready = False
+        self._start(state.server.version(), partial(self._take_version, state, self.version))
 
-    def _said(self, seat: ServerState, version: int, task: AsyncTask) -> None:
+    def _take_version(self, state: ServerState, version: int, task: AsyncTask) -> None:
         if version != self.version or self._is_paused:
             return  # it has been given others since, and is asked again
         try:
             held = task.result()
         except ServerError as error:
-            self._lose(seat, str(error))
+            self._lose(state, str(error))
             return
         if held != self._name(version):
             self._lose(
-                seat, f"holds the weights {held!r}, not the current ones: it was restarted, or another run uses it"
+                state, f"holds the weights {held!r}, not the current ones: it was restarted, or another run uses it"
             )
-        seat.ready = not seat.out
+        state.ready = not state.out
 
-    def _lose(self, seat: ServerState, reason: str) -> None:
+    def _lose(self, state: ServerState, reason: str) -> None:
         """The server is out; its requests go to the others."""
-        if seat.out:
+        if state.out:
             return
-        seat.ready, seat.out = False, reason
-        begun = seat.given_back + sum(each.request.n for each in seat.running.values() if not each.is_aborted)
-        for task, each in [*seat.running.items()]:
+        state.ready, state.out = False, reason
+        begun = state.given_back + sum(entry.request.n for entry in state.running.values() if not entry.is_aborted)
+        for task, entry in [*state.running.items()]:
             self._drop(task)
-            if each.is_aborted:
-                self._give_up(each, seat)
+            if entry.is_aborted:
+                self._give_up(entry, state)
             else:
-                self._waiting.appendleft(each)
-        seat.running.clear()
-        self._send(LostServer(seat.server.url, reason, begun, seat.unanswered))
+                self._waiting.appendleft(entry)
+        state.running.clear()
+        self._send(LostServer(state.server.url, reason, begun, state.unanswered))
 
     def _drop(self, task: AsyncTask) -> None:
-        self._then.pop(task, None)
+        self._callbacks.pop(task, None)
         task.cancel()
         self._dropped.append(task)
 
-    def _hung(self, seat: ServerState, task: AsyncTask) -> None:
-        self._lose(seat, task.result())
+    def _lose_hung(self, state: ServerState, task: AsyncTask) -> None:
+        self._lose(state, task.result())
 
-    async def _watch(self, seat: ServerState) -> str:
+    async def _watch(self, state: ServerState) -> str:
         """Why the server is out; ends when it is, or counts as hung."""
         done, since = WorkDone(-1, -1), time.monotonic()
-        while not seat.out:
+        while not state.out:
             try:
-                now = await seat.server.work_done()
+                now = await state.server.work_done()
             except ServerError:
                 now = done
             else:
-                seat.written = (seat.written or (now.written, 0))[0], now.written
-            if now != done or not seat.running or self._is_paused:
+                state.written = (state.written or (now.written, 0))[0], now.written
+            if now != done or not state.running or self._is_paused:
                 done, since = now, time.monotonic()
             elif time.monotonic() - since > self._patience_s:
                 return f"made no token in {time.monotonic() - since:.0f} seconds"
             await asyncio.sleep(self._patience_s / LOOKS)
-        return seat.out
+        return state.out
 
-    def _start(self, work: Coroutine[Any, Any, Any], then: Callable[[AsyncTask], None]) -> AsyncTask:
+    def _start(self, work: Coroutine[Any, Any, Any], callback: Callable[[AsyncTask], None]) -> AsyncTask:
         task = asyncio.create_task(work)
-        self._then[task] = then
+        self._callbacks[task] = callback
         return task

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from reasoner.sampling.vllm.device_link import DeviceLink
 
-_NOBODYS = -1
+_NO_WEIGHTS = -1
 """the version of an engine without weights; others below 0 are of weights that were changed on purpose"""
 
 
@@ -58,7 +58,7 @@ class VllmSampler:
         self._running: set[int] = set()
         self._is_paused = False
         self._link: DeviceLink | None = None
-        self._why_not_on_device: str | None = None
+        self._device_obstacle: str | None = None
         """None: it has not been tried"""
         self._host = EngineProcess(start, log)
         self.description = self._host.description
@@ -116,24 +116,24 @@ class VllmSampler:
             # vLLM takes the old weights apart first: what it holds now are the weights of no version
             self.close()
             raise
-        return self._received(value, version, started)
+        return self._receipt(value, version, started)
 
-    def _received(self, value: Value, version: int, started: float) -> Receipt:
+    def _receipt(self, value: Value, version: int, started: float) -> Receipt:
         if not isinstance(value, tuple):
             raise SamplerError(f"vLLM answered the load of version {version} with {value!r} instead of a receipt")
         self._version = version
         checksum, tensors = value
         return Receipt(version, checksum, tensors, time.monotonic() - started)
 
-    def why_not_on_device(self) -> str:
+    def device_obstacle(self) -> str:
         """Why it does not take weights from this process's GPU; empty: it does, which was tried once."""
         if self._start.adapter_rank:
             return "an adapter goes over alone"
         if self._start.tensor_parallel > 1:
             return f"the engine has {self._start.tensor_parallel} GPUs"
-        if self._why_not_on_device is None:
-            self._why_not_on_device = self._try_device()
-        return self._why_not_on_device
+        if self._device_obstacle is None:
+            self._device_obstacle = self._try_device()
+        return self._device_obstacle
 
     def _try_device(self) -> str:
         from reasoner.sampling.vllm.device_link import DeviceLink
@@ -148,7 +148,7 @@ class VllmSampler:
         return why
 
     def load_on_device(self, weights: Iterable[tuple[str, Tensor]], version: int) -> tuple[Receipt, str]:
-        """As `load`, with weights on this process's GPU, after `why_not_on_device` found nothing.
+        """As `load`, with weights on this process's GPU, after `device_obstacle` found nothing.
 
         Returns:
             the receipt, and the checksum of what was sent.
@@ -163,14 +163,14 @@ class VllmSampler:
             # read
             self.close()
             raise
-        receipt = self._received(value, version, started)
+        receipt = self._receipt(value, version, started)
         return receipt, sent.checksum
 
     def sleep(self) -> None:
         self._check_free("sleep")
         self._host.call(Sleep())
         if self._start.discards_weights:
-            self._version = _NOBODYS
+            self._version = _NO_WEIGHTS
 
     def wake(self) -> None:
         self._check_free("waking")
@@ -184,7 +184,7 @@ class VllmSampler:
             raise SamplerError(still_sampling(what))
 
     def _need_weights(self) -> None:
-        if self._version == _NOBODYS:
+        if self._version == _NO_WEIGHTS:
             raise SamplerError(
                 "vLLM gave its weights up when it went to sleep, and was not given others; this is a bug"
             )

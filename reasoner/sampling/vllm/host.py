@@ -16,6 +16,7 @@ import time
 import traceback
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -51,16 +52,18 @@ from reasoner.sampling.vllm.messages import (
     Wake,
     Working,
     failure,
-    said_by_vllm,
+    vllm_message,
 )
 
-_FINISHED: dict[str, Finish] = {"stop": "stop", "length": "length", "repetition": "repetition"}
+_FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length", "repetition": "repetition"}
 _ATTEMPTS = 3
 """times that a request is made where vLLM fails on it (finish reason `error`) before the engine counts as broken"""
-_SAID_EVERY = 5.0
+_PROGRESS_EVERY = 5.0
 """seconds between looks at whether what runs has got further, which the other side is told"""
 
-_INSTEAD = "Set sampling.engine = 'hf', which samples with transformers, or take another version of vLLM"
+_QUANTIZATIONS = {"fp8": "fp8_per_tensor"}
+"""`sampling.quantization` -> vLLM's name for it"""
+_ADVICE = "Set sampling.engine = 'hf', which samples with transformers, or take another version of vLLM"
 
 
 class EngineHost:
@@ -79,6 +82,7 @@ class EngineHost:
         self._end_tokens = end_tokens(Path(start.model), self._llm.get_tokenizer())
         self._device = start.device
         self._discards_weights = start.discards_weights
+        self._returns_routes = start.returns_routes
         self._cache_sleeps = False
         self._takes_adapters = bool(start.adapter_rank)
         self._adapter: LoRARequest | None = None
@@ -86,11 +90,11 @@ class EngineHost:
         self._running: dict[int, list[list[tuple[int, int]]]] = {}
         """what was submitted and is not complete -> for each continuation, the position of the first token of each
         version of the weights, and the version"""
-        self._asked: dict[int, tuple[TokenRequest, int]] = {}
+        self._requests: dict[int, tuple[TokenRequest, int]] = {}
         """the same -> the request, and how often it was made"""
         self._is_paused = False
         self._has_sampled = False
-        self._count, self._looked, self._got = 0, time.monotonic(), (0, 0)
+        self._count, self._looked_at, self._progress = 0, time.monotonic(), (0, 0)
         """requests that were completed; when progress was looked at, and what it was"""
         sequences = self._engine.vllm_config.scheduler_config.max_num_seqs
         self.description = (
@@ -101,19 +105,19 @@ class EngineHost:
         """Answer requests until `Close` or the end of the other side, and sample whenever there is none."""
         while True:
             if self._running and not self._is_paused and not self._connection.poll():
-                self._guarded(self._step)
+                self._run_or_report(self._step)
                 continue
             request = self._connection.recv()
             if isinstance(request, Close):
                 return
-            self._guarded(self._answer, request)
+            self._run_or_report(self._answer, request)
 
-    def _guarded(self, work: Callable[..., None], *arguments: object) -> None:
+    def _run_or_report(self, work: Callable[..., None], *arguments: object) -> None:
         try:
             work(*arguments)
         except Exception as error:
-            self._connection.send(failure(error if self._has_sampled else _refused(error)))
-            running, self._running, self._asked = [*self._running], {}, {}
+            self._connection.send(failure(error if self._has_sampled else _as_refusal(error)))
+            running, self._running, self._requests = [*self._running], {}, {}
             self._engine.abort_request([str(id_) for id_ in running])
 
     def _answer(self, request: Request) -> None:
@@ -144,34 +148,37 @@ class EngineHost:
         return self._connection.send(Done(value))
 
     def _submit(self, request: Submit) -> None:
-        for asked in request.requests:
-            self._begin(asked, 1)
+        for token_request in request.requests:
+            self._begin(token_request, 1)
 
-    def _begin(self, asked: TokenRequest, attempt: int) -> None:
-        tokens = {"prompt_token_ids": list(asked.token_ids)}
-        self._engine.add_request(str(asked.id), tokens, self._params(asked), lora_request=self._adapter)
-        self._running[asked.id] = [[(0, self._version)] for _ in range(asked.n)]
-        self._asked[asked.id] = asked, attempt
+    def _begin(self, request: TokenRequest, attempt: int) -> None:
+        tokens = {"prompt_token_ids": list(request.token_ids)}
+        self._engine.add_request(str(request.id), tokens, self._params(request), lora_request=self._adapter)
+        self._running[request.id] = [[(0, self._version)] for _ in range(request.n)]
+        self._requests[request.id] = request, attempt
 
     def _step(self) -> None:
         """One token more of everything that runs; what is complete is sent."""
         for output in self._engine.step():
             if output.finished:
                 self._finish(output)
-        if time.monotonic() - self._looked > _SAID_EVERY:
+        if time.monotonic() - self._looked_at > _PROGRESS_EVERY:
             self._say_progress()
 
     def _finish(self, output: Any, *, is_aborted: bool = False) -> None:
         id_ = int(output.request_id)
         versions = self._running.pop(id_)
-        asked, attempt = self._asked.pop(id_)
+        request, attempt = self._requests.pop(id_)
         if any(part.finish_reason == "error" for part in output.outputs) and not is_aborted and attempt < _ATTEMPTS:
             sys.stderr.write(f"vLLM failed on request {id_}; attempt {attempt + 1} of {_ATTEMPTS}\n")
-            self._begin(asked, attempt + 1)  # it calls such a failure one of the request alone
+            self._begin(request, attempt + 1)  # it calls such a failure one of the request alone
             return
         outputs = sorted(output.outputs, key=lambda completion: int(completion.index))
-        finished = _FINISHED | ({"abort": "abort"} if is_aborted else {})
-        completions = tuple(_completion(*each, finished) for each in zip(outputs, versions, strict=True))
+        finishes = _FINISHES | ({"abort": "abort"} if is_aborted else {})
+        completions = tuple(_completion(*pair, finishes) for pair in zip(outputs, versions, strict=True))
+        if self._returns_routes:
+            pairs = zip(outputs, completions, strict=True)
+            completions = tuple(_with_routes(output, len(request.token_ids), done) for output, done in pairs)
         self._connection.send(Completed(id_, completions))
         self._has_sampled = True
         self._count += 1
@@ -195,11 +202,11 @@ class EngineHost:
         return [*self._engine.output_processor.request_states.values()]
 
     def _say_progress(self) -> None:
-        self._looked = time.monotonic()
-        got = self._count, sum(state.detokenizer.num_output_tokens() for state in self._states())
-        if got != self._got:
+        self._looked_at = time.monotonic()
+        progress = self._count, sum(state.detokenizer.num_output_tokens() for state in self._states())
+        if progress != self._progress:
             self._connection.send(Working())
-            self._got = got
+            self._progress = progress
 
     def _score(self, request: ScoreRequest) -> list[list[float]]:
         """vLLM gives these by the raw logits, so at temperature 1; it reads no cached prefix for such requests."""
@@ -296,16 +303,16 @@ def _repetition_detection(times: int | None) -> dict[str, Any]:
     return {"repetition_detection": RepetitionDetectionParams(max_pattern_size=LONGEST_PATTERN, min_count=times)}
 
 
-def _completion(output: Any, versions: Sequence[tuple[int, int]], finished: Mapping[str, Finish]) -> Completion:
+def _completion(output: Any, versions: Sequence[tuple[int, int]], finishes: Mapping[str, Finish]) -> Completion:
     """What vLLM says of one continuation.
 
     Args:
         versions: the position of the first token of each version of the weights, and the version.
-        finished: the ends that it may have, by vLLM's names.
+        finishes: the ends that it may have, by vLLM's names.
     """
     if output.finish_reason == "error":
         raise SamplerError(f"vLLM failed on a request {_ATTEMPTS} times (finish reason 'error'); its log says why")
-    if output.finish_reason not in finished:
+    if output.finish_reason not in finishes:
         said = f" ({output.stop_reason})" if output.stop_reason else ""
         raise SamplerError(
             f"vLLM ended a response with {output.finish_reason!r}{said}, so it is not a sample of the policy"
@@ -317,14 +324,28 @@ def _completion(output: Any, versions: Sequence[tuple[int, int]], finished: Mapp
         raise SamplerError(NOT_FINITE)
     (_, first), *changes = versions
     changes = [change for change in changes if change[0] < len(logprobs)]
-    return Completion(token_ids, logprobs, finished[output.finish_reason], first, tuple(changes))
+    return Completion(token_ids, logprobs, finishes[output.finish_reason], first, tuple(changes))
+
+
+def _with_routes(output: Any, context: int, completion: Completion) -> Completion:
+    """The continuation of a request of `context` tokens with the experts that vLLM chose, of all layers."""
+    if not completion.token_ids:
+        return completion
+    routes, tokens = output.routed_experts, context + len(completion.token_ids) - 1
+    if routes is None or len(routes) != tokens:
+        known = "none" if routes is None else f"those of {len(routes)}"
+        raise SamplerError(
+            f"vLLM {vllm.__version__} did not say which experts it chose for {tokens} tokens, but {known}: set "
+            "learning.routing_replay = false"
+        )
+    return replace(completion, routes=routes.reshape(-1).astype(np.uint16))
 
 
 def _open(start: StartEngine) -> LLM:
     try:
         return LLM(**engine_arguments(start))
     except ValueError as error:
-        why = said_by_vllm(error)
+        why = vllm_message(error)
         if start.adapter_rank and "LoRA" in why:
             raise SamplerError(
                 f"vLLM takes no adapters for this model: set lora.handover = 'merged' ({why})"
@@ -332,14 +353,14 @@ def _open(start: StartEngine) -> LLM:
         raise
 
 
-def _refused(error: Exception) -> Exception:
+def _as_refusal(error: Exception) -> Exception:
     """Whatever vLLM raises before it has sampled says that it does not take this model: it cannot read it, does not
     know its weights by their names, or has no kernel for it."""
     if isinstance(error, ReasonerError):
         return error
     traceback.print_exception(error)  # into the log
-    why = said_by_vllm(error).removesuffix(".")
-    return SamplerError(f"vLLM {vllm.__version__} does not take this model: {why}. {_INSTEAD}")
+    why = vllm_message(error).removesuffix(".")
+    return SamplerError(f"vLLM {vllm.__version__} does not take this model: {why}. {_ADVICE}")
 
 
 def engine_arguments(start: StartEngine) -> dict[str, Any]:
@@ -360,8 +381,12 @@ def engine_arguments(start: StartEngine) -> dict[str, Any]:
         "seed": 0,
         "tensor_parallel_size": start.tensor_parallel,
     }
+    if start.quantization:
+        common |= {"quantization": _QUANTIZATIONS[start.quantization]}
     if start.max_sequences is not None:
         common |= {"max_num_seqs": start.max_sequences}
+    if start.returns_routes:
+        common |= {"enable_return_routed_experts": True}
     if start.adapter_rank:
         room = next(rank for rank in ADAPTER_RANKS if rank >= start.adapter_rank)
         common |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}
@@ -384,7 +409,7 @@ def main(descriptor: int) -> None:
     try:
         host = EngineHost(connection.recv(), connection)
     except Exception as error:
-        connection.send(failure(_refused(error)))
+        connection.send(failure(_as_refusal(error)))
         return
     connection.send(Done(host.description))
     host.serve()

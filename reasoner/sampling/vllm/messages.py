@@ -42,6 +42,8 @@ class StartEngine:
     trust_remote_code: bool
     adapter_rank: int = 0
     """`Load` brings adapters of this rank for the model, which itself stays; 0: it brings whole weights"""
+    quantization: str | None = None
+    """number format of the linear layers, rounded at the start; not where `Load` brings whole weights. None: `dtype`"""
     tensor_parallel: int = 1
     """processes that share the model, each with a device of its own"""
     prefix_caching: bool = True
@@ -49,6 +51,8 @@ class StartEngine:
     IndexError"""
     devices: str = ""
     """CUDA's numbers of those, with commas; empty: as this process sees them"""
+    returns_routes: bool = False
+    """say with every completion which experts were chosen"""
 
     @property
     def discards_weights(self) -> bool:
@@ -174,7 +178,7 @@ class RequestFailed:
 Reply = Completed | Working | Done | RequestFailed
 
 
-def said_by_vllm(error: Exception) -> str:
+def vllm_message(error: Exception) -> str:
     """The reason in a message of vLLM, which pydantic surrounds with the values that it was given and a link."""
     if not isinstance(error, ValueError):
         return f"{type(error).__name__}: {error}"
