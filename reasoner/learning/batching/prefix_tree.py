@@ -24,17 +24,17 @@ from typing import Self
 
 import numpy as np
 
+from reasoner.records import TokenIds
+
 LEAST = 8
 """tokens of a piece that several responses share: a shorter one is no work worth another call of attention"""
-
-Tokens = Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
 class PrefixTree:
     """The tokens of some responses that go through the model."""
 
-    pieces: tuple[Tokens, ...]
+    pieces: tuple[TokenIds, ...]
     """Token ids; parents come before their children, and the children of a piece one after the other."""
     parents: tuple[int, ...]
     """The piece that each piece continues; -1: the prompt."""
@@ -42,16 +42,16 @@ class PrefixTree:
     """The pieces of each response."""
 
     @classmethod
-    def apart(cls, responses: Sequence[Tokens]) -> Self:
+    def apart(cls, responses: Sequence[TokenIds]) -> Self:
         """Every response as a piece of its own."""
         paths = tuple((place,) for place in range(len(responses)))
         return cls(tuple(response[:-1] for response in responses), (-1,) * len(responses), paths)
 
     @classmethod
-    def of(cls, responses: Sequence[Tokens], least: int = LEAST) -> Self:
+    def of(cls, responses: Sequence[TokenIds], least: int = LEAST) -> Self:
         """Common beginnings of at least so many tokens once."""
         inputs = [response[:-1] for response in responses]
-        pieces: list[Tokens] = []
+        pieces: list[TokenIds] = []
         parents: list[int] = []
         paths: list[list[int]] = [[] for _ in inputs]
         pending = deque([(list(range(len(inputs))), 0, -1)])
@@ -76,7 +76,7 @@ class PrefixTree:
 
 
 def _siblings(
-    inputs: Sequence[Tokens], rows: Sequence[int], start: int, least: int
+    inputs: Sequence[TokenIds], rows: Sequence[int], start: int, least: int
 ) -> Iterator[tuple[Sequence[int], int]]:
     """The pieces that begin at this position, after what these rows have in common: the rows of each, and where it
     ends."""
@@ -97,7 +97,7 @@ def _siblings(
         yield from _siblings(inputs, members, start, least)
 
 
-def _common(inputs: Sequence[Tokens], rows: Sequence[int], start: int) -> int:
+def _common(inputs: Sequence[TokenIds], rows: Sequence[int], start: int) -> int:
     """Where the rows, which are the same up to `start`, begin to differ, or the shortest ends."""
     shortest = min(len(inputs[row]) for row in rows)
     first, *others = (np.asarray(inputs[row][start:shortest]) for row in rows)
