@@ -181,6 +181,21 @@ def _check_sequence_parallel(config: Sections) -> None:
         )
 
 
+def _check_routing_replay(config: Sections) -> None:
+    if not config.learning.routing_replay:
+        return
+    if not config.online:
+        raise ValueError(
+            "learning.routing_replay has no effect without online groups: nothing is sampled to learn from; leave it "
+            "out"
+        )
+    if config.sampling.servers:
+        raise ValueError(
+            "learning.routing_replay needs a sampler that says which experts it chose, and sampling.servers are not "
+            "asked for them; leave one of them out"
+        )
+
+
 def _check_optimizer(config: Sections) -> None:
     learning = config.learning
     deepspeed = learning.engine == "deepspeed" or (learning.engine == "auto" and config.run.ranks > 1)
@@ -519,6 +534,7 @@ CHECKS = (
     _check_staleness,
     _check_tensor_parallel,
     _check_sequence_parallel,
+    _check_routing_replay,
     _check_optimizer,
     _check_quantization,
     _check_budgets,

@@ -90,6 +90,14 @@ class LearningConfig(Section):
     """Weight of the load-balancing loss of a mixture of experts: the mean, over the responses of a data source that an
     update learns from, of E * sum_e f_e * P_e, with the share f of a response's tokens that an expert got and its mean
     probability P (2101.03961, per response as in 2412.19437); 0 leaves routers to the objective alone."""
+    routing_replay: bool = False
+    """Have a mixture of experts choose, in the policy's forward passes, the experts that the sampler chose (rollout
+    routing replay, R3, 2510.11370), with weights from the router's own scores. The sampler must say them: vLLM on CUDA,
+    or transformers."""
+    experts: Literal["auto", "eager", "batched_mm", "grouped_mm"] = "auto"
+    """How the experts of a mixture are computed, as transformers names it: `grouped_mm` multiplies sorted tokens by
+    one expert after the other, `batched_mm` copies an expert's weights for every token, `eager` is the model's own
+    loop. `auto` takes `grouped_mm` where the model can."""
     sequence_parallel: Positive = 1
     """Neighbouring ranks that put every packed row through the model together, each a slice of it
     (DeepSpeed-Ulysses, 2309.14509): for responses whose activations one device cannot hold. A row then has

@@ -261,7 +261,7 @@ class WithoutAdapter:
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[Sequence[float]]:
         with adapter_off(self.learner.policy.model):
-            return self.learner.logprobs(groups, temperature)
+            return self.learner.logprobs([group.without_routes() for group in groups], temperature)
 
 
 def _layers(model: nn.Module) -> list[tuple[str, Any]]:

@@ -42,6 +42,10 @@ def _model_obstacles(config: Config, model: ModelSize) -> Iterator[str]:
     if config.learning.router_loss and not model.experts:
         name = model.architecture or "the model"
         yield f"learning.router_loss = {config.learning.router_loss:g}: {name} has no experts"
+    if config.learning.routing_replay and not model.experts:
+        yield f"learning.routing_replay: {model.architecture or 'the model'} has no experts; set it to false"
+    if config.learning.experts != "auto" and not model.experts:
+        yield f"learning.experts = {config.learning.experts!r}: {model.architecture or 'the model'} has no experts"
     slices = config.learning.sequence_parallel
     if model.heads % slices:
         possible = [str(count) for count in range(1, model.heads + 1) if model.heads % count == 0]

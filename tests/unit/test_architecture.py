@@ -44,7 +44,7 @@ records: io
 config: errors gro io
 processes: errors io
 workers: errors io processes records
-distributed: errors processes records
+distributed: errors io processes records
 evaluation: config records
 models: config errors io processes
 sandbox: errors io processes
@@ -497,7 +497,7 @@ sampling.engine sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
 sampling.stop_repetition
 sampling.memory_share sampling.tensor_parallel sampling.quantization learning.sequence_parallel learning.router_loss
-learning.optimizer
+learning.routing_replay learning.experts learning.optimizer
 sampling.refills sampling.kv_cache_gib
 environment.name environment.options environment.tools environment.tool_options environment.format
 environment.max_turns environment.max_tool_calls environment.max_result_chars environment.timeout_s environment.workers

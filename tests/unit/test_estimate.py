@@ -225,6 +225,8 @@ def test_disk_by_hand() -> None:
 @pytest.mark.parametrize(
     ("sets", "model", "reason"),
     [
+        (["learning.routing_replay=true"], SEVEN, "learning.routing_replay: Qwen2 has no experts; set it to false"),
+        (["learning.experts=eager"], SEVEN, "learning.experts = 'eager': Qwen2 has no experts"),
         (["learning.router_loss=0.01"], SEVEN, "learning.router_loss = 0.01: Qwen2 has no experts"),
         (
             ["run.ranks=8", "learning.sequence_parallel=8"],

@@ -362,6 +362,10 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
             ["moves moments off a GPU, and model.device is 'cpu'"],
         ),
         (
+            ["learning.routing_replay=true", "sampling.servers=['http://a:8000']"],
+            ["learning.routing_replay needs a sampler", "sampling.servers are not asked", "leave one of them out"],
+        ),
+        (
             ["lora.quantization=nf4"],
             ["gro.terms.grpo.correction.kind = 'none' with lora.quantization = 'nf4'", "correction.kind=truncate"],
         ),

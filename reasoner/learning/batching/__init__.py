@@ -2,6 +2,7 @@
 
 packing.py                  which tokens go through the model together
 shapes.py, inputs.py        where sequences are among them; those as tensors
+routes.py                   the sampler's experts, as these tokens lie
 logit_chunk.py              how many positions have logits at once
 weighing.py                 from log-probabilities and weights to the loss
 """

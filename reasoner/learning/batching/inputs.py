@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from reasoner.io.token_array import Kind, TokenArray
 from reasoner.learning.batching.packing import MicroBatch
+from reasoner.learning.batching.routes import UNKNOWN
 from reasoner.learning.batching.shapes import Segments, SequenceShape
 from reasoner.records import Response
 
@@ -55,6 +56,8 @@ class ModelInputs:
     """The shapes as one call of attention; None: padded sequences, or a CPU, which has no kernel for it."""
     row_slice: RowSlice | None = None
     """Ids, positions, predictors and targets are those of a slice of the flat input; None: they are whole."""
+    routes_LW: Tensor | None = None
+    """(B * L, layers x choices) The experts of every token, -1 where they are not known; None: routers choose."""
 
     def cut(self, index: int, count: int) -> ModelInputs:
         """The slice that one of `count` ranks has of a flat input, which is filled up to equal slices.
@@ -83,6 +86,7 @@ class ModelInputs:
             position_ids_BL=pad(self.position_ids_BL, filled)[:, own],
             predictors_S=self.predictors_S[selected_S] - index * length,
             targets_S=self.targets_S[selected_S],
+            routes_LW=None if self.routes_LW is None else pad(self.routes_LW, (0, 0, *filled), value=UNKNOWN)[own],
             row_slice=RowSlice(tuple(owners_S.bincount(minlength=count).tolist()), places_S),
         )
 

@@ -52,6 +52,8 @@ class PackedSequence:
     """token ids"""
     rows: tuple[int, ...]
     """The row of each response in the batch."""
+    routes: tuple[Sequence[int], ...] = ()
+    """The experts that the sampler chose for each response (`Response.routes`)."""
 
     @property
     def tokens(self) -> int:
@@ -199,7 +201,9 @@ def _sequence(group: GroupRows, rows: Sequence[int]) -> PackedSequence:
         raise ValueError(
             f"problem {group.group.problem.id!r} has an empty prompt: nothing predicts the first response token"
         )
-    return PackedSequence(prompt_ids, tuple(group.response(row).token_ids for row in rows), tuple(rows))
+    responses = [group.response(row) for row in rows]
+    token_ids, routes = zip(*((response.token_ids, response.routes) for response in responses), strict=True)
+    return PackedSequence(prompt_ids, token_ids, tuple(rows), routes)
 
 
 def _tokens(piece: _Piece) -> int:

@@ -9,5 +9,6 @@ Input: packed tokens. Output: log-probabilities with their gradient.
     attention.py, rotary.py     attention within rows of a flat sequence; frequencies that depend on a row's length
     logprobs.py                 hidden states to log-probabilities, without all logits at once
     routing.py                  how evenly the routers of a mixture of experts spread the tokens of a response
+    replay.py                   the sampler's experts, chosen again
     policy.py                   responses scored by all of these
 """

@@ -34,6 +34,7 @@ from reasoner.learning.batching.packing import (
     pack,
     pack_padded,
 )
+from reasoner.learning.batching.routes import flat_routes, padded_routes
 from reasoner.learning.device import prepare_device
 from reasoner.learning.model.attention import IMPLEMENTATION, CannotPackError, described_kernel
 from reasoner.learning.model.model_weights import Dtype, ModelWeights
@@ -102,6 +103,8 @@ class Backbone:
         self._folder = Path(folder)
         self._compared: float = 0
         """tokens of the longest sequence whose packed and plain forward passes were compared"""
+        self._route_width = 0
+        """numbers that say the experts of a token; 0: they are not replayed"""
         self._lora = options.lora
         names, files = self._load(options, output_layer=output_layer)
         # before DeepSpeed shards them
@@ -138,6 +141,8 @@ class Backbone:
             **quantization,
         )
         self.model: Any = loaded.model
+        if options.experts != "auto":
+            self._choose_experts(options.experts)
         if quantization:
             prepare_quantized(self.model, autocast=self._autocast)
         if options.lora is not None:
@@ -146,6 +151,16 @@ class Backbone:
                 load_adapter(self.model, options.weights)
         head = None if output_layer else type(self.model).__name__
         return loaded.names, ModelFiles(self._folder, loaded.skeleton.generation, head)
+
+    def _choose_experts(self, wanted: str) -> None:
+        """Have experts computed as it is asked for. Raises UserError where this model has one way of its own."""
+        if self.model._can_set_experts_implementation():
+            self.model.set_experts_implementation(wanted)
+        elif wanted != "eager":
+            raise UserError(
+                f"learning.experts = {wanted!r} is impossible for {type(self.model).__name__}, whose experts have an "
+                "implementation of their own: set it to 'auto'"
+            )
 
     @property
     def description(self) -> str:
@@ -162,9 +177,11 @@ class Backbone:
 
     def inputs(self, batch: MicroBatch) -> ModelInputs:
         """A micro-batch as it goes through the model."""
-        if not self.packing.flat:
-            return padded_inputs(batch, self.device)
-        inputs = flat_inputs(batch, self.device)
+        inputs = (flat_inputs if self.packing.flat else padded_inputs)(batch, self.device)
+        if self._route_width:
+            routes_LW = (flat_routes if self.packing.flat else padded_routes)(batch, self._route_width)
+            if routes_LW is not None:
+                inputs = replace(inputs, routes_LW=torch.from_numpy(routes_LW).to(self.device))
         return inputs if self._sequence.count == 1 else inputs.cut(self._sequence.index, self._sequence.count)
 
     def gathered(self, outputs: Tensor, inputs: ModelInputs) -> Tensor:
@@ -190,7 +207,13 @@ class Backbone:
         hidden_SH: Tensor = output.last_hidden_state.flatten(0, 1).index_select(0, inputs.predictors_S)
         return hidden_SH
 
-    def compare(self, groups: Sequence[GroupRows], what: str, gap: Callable[[MicroBatch], float]) -> None:
+    def compare(
+        self,
+        groups: Sequence[GroupRows],
+        what: str,
+        gap: Callable[[MicroBatch], float],
+        fetch: Callable[[Sequence[GroupRows]], Sequence[GroupRows]] = lambda groups: groups,
+    ) -> None:
         """Compare packed responses with plain forward passes over one sequence each: the longest and the shortest.
 
         On the first batch, and again on a batch with a sequence that is much longer than those compared before: a
@@ -202,6 +225,7 @@ class Backbone:
             what: what is compared, for the message.
             gap: mean difference per token between the packed and the plain forward passes of a micro-batch, without
                 gradient.
+            fetch: gives the groups that are compared their tokens, where other ranks have these.
 
         Raises:
             RunError: they differ by more than rounding.
@@ -212,7 +236,7 @@ class Backbone:
         if longest <= GROWTH * self._compared:
             return
         sharing: Sharing = "never" if self.packing.sharing == "never" else "always"
-        for batch in replace(self.packing, sharing=sharing).micro_batches(extremes_of(groups)):
+        for batch in replace(self.packing, sharing=sharing).micro_batches(fetch(extremes_of(groups))):
             self._judge(gap(batch), what)
         self._compared = longest
 

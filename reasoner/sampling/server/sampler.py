@@ -109,6 +109,7 @@ class ServerSampler:
         self.tokenizer: Any = open_tokenizer(folder, trust_remote_code)
         self.end_tokens = end_tokens(folder, self.tokenizer)
         self.max_model_len = wanted.max_model_len
+        self.independent_sequences = 0  # all ranks have the same servers, which take from what all of them ask for
         self._seed, self._say, self._ranks, self._patience_s = seed, say, ranks, patience_s
         self._owner = ranks.broadcast(uuid.uuid4().hex[:12])
         self._version = -1
