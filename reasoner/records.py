@@ -6,7 +6,9 @@ They are plain data: no torch, no numpy, nothing that knows a stage. Each is wri
 back without loss (`reasoner.io.serialization`), so that any stage can be run alone on saved data.
 
 What there is for every token is a `TokenArray`, a read-only sequence without a Python object for each number. The
-constructors take any sequence of numbers, or an array, and make one of it; `numpy.asarray` of a field is free.
+constructors take any sequence of numbers, or an array, and make one of it; `numpy.asarray` of a field is free. On one
+of several ranks a response, or a prompt, that another rank sampled has a `RemoteArray` instead, which knows its length:
+token ids and log-probabilities are sent to where they are needed (`reasoner.distributed.remote_tokens`).
 
 Axes used throughout: N groups (one per problem), G responses of a group, R = all responses of a batch in group order,
 T response tokens. Log-probabilities are natural logarithms of the *sampled* distribution, `log_softmax(logits /
@@ -19,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-from reasoner.io.token_array import TokenArray
+from reasoner.io.token_array import TokenArray, here_or_remote
 
 TokenIds = Annotated[Sequence[int], "int32"]
 """a `TokenArray`, as are the others"""
@@ -230,10 +232,10 @@ class Response:
     token before the last that it sampled; empty: they are not known. Reward sources and run folders do not get them."""
 
     def __post_init__(self) -> None:
-        _set(self, "token_ids", TokenArray(self.token_ids, "int32"))
+        _set(self, "token_ids", here_or_remote(self.token_ids, "int32"))
         _set(self, "policy_mask", TokenArray(self.policy_mask, "bool"))
-        _set(self, "sampler_logprobs", TokenArray(self.sampler_logprobs, "float32"))
-        _set(self, "routes", TokenArray(self.routes, "uint16"))
+        _set(self, "sampler_logprobs", here_or_remote(self.sampler_logprobs, "float32"))
+        _set(self, "routes", here_or_remote(self.routes, "uint16"))
         lengths = {len(self.token_ids), len(self.policy_mask), len(self.sampler_logprobs)}
         if len(lengths) != 1 or not self.token_ids:
             raise ValueError(
@@ -261,7 +263,7 @@ class Group:
     responses: tuple[Response, ...]
 
     def __post_init__(self) -> None:
-        _set(self, "prompt_ids", TokenArray(self.prompt_ids, "int32"))
+        _set(self, "prompt_ids", here_or_remote(self.prompt_ids, "int32"))
 
     def without_routes(self) -> Group:
         """The same, for a model that is to choose its experts itself."""
@@ -439,7 +441,7 @@ class Rollout:
     are all equal (`sampling.refills`)."""
 
     def __post_init__(self) -> None:
-        _set(self, "prompt_ids", TokenArray(self.prompt_ids, "int32"))
+        _set(self, "prompt_ids", here_or_remote(self.prompt_ids, "int32"))
         if self.weights is not None:
             _set(self, "weights", TokenArray(self.weights, "float64"))
 
@@ -470,7 +472,7 @@ class NonFiniteResponse:
     """(T,) The weights by which the loss multiplied the outputs: - dL / d output."""
 
     def __post_init__(self) -> None:
-        _set(self, "prompt_ids", TokenArray(self.prompt_ids, "int32"))
+        _set(self, "prompt_ids", here_or_remote(self.prompt_ids, "int32"))
         _set(self, "outputs", TokenArray(self.outputs, "float64"))
         _set(self, "weights", TokenArray(self.weights, "float64"))
 

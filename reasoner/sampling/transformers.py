@@ -92,6 +92,7 @@ class HfSampler:
         self._device = torch.device(device)
         self.max_model_len = max_model_len
         self._max_sequences = max_sequences
+        self.independent_sequences = 0  # one generator for all rows
         self._version = 0
         self._generator = torch.Generator(self._device)
         self._lock = Lock()

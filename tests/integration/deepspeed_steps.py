@@ -28,7 +28,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reasoner.config import LearningConfig, LoraConfig
-from reasoner.distributed.ranks import PATIENCE, Ranks, in_rows, open_ranks
+from reasoner.distributed.ranks import ALONE, PATIENCE, Ranks, in_rows, open_ranks
+from reasoner.distributed.remote_tokens import summary_of
 from reasoner.distributed.sharding import LogprobModel, ShardedPolicy
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.weights import Weights
@@ -81,6 +82,8 @@ ON_ONE_RANK = ("zero-1", "zero-2-offload", "zero-3", "zero-2-offload-bfloat16")
 ON_THREE_RANKS = ("zero-2", "zero-3", "lora-zero-3")
 ON_FOUR_RANKS = ("rows-zero-2", "rows-zero-3")
 """the others on two ranks only"""
+WHOLE = "zero-2"
+"""also done with all tokens on every rank"""
 RESUMED = (
     "zero-0",
     "zero-3",
@@ -138,9 +141,21 @@ def as_json(value: object) -> str:
     return json.dumps(value, default=list)
 
 
-def all_logprobs(policy: LogprobModel) -> list[list[float]]:
+def as_sampled(groups: Sequence[Group], ranks: Ranks) -> list[Group]:
+    """The groups as ranks have them that sampled them in turns, the last rank first: others have no tokens of them,
+    but for the first rank, which has all."""
+    seen = []
+    for number, group in enumerate(groups):
+        owner = ranks.count - 1 - number % ranks.count
+        nothing = ScoredGroup(group, ((),) * len(group.responses), (None,) * len(group.responses))
+        seen.append(group if ranks.first or owner == ranks.index else summary_of(nothing, owner).group)
+    return seen
+
+
+def all_logprobs(policy: LogprobModel, ranks: Ranks) -> list[list[float]]:
     """Of the responses of every batch."""
     batches = [*BATCHES.values(), with_routes(ONE_GROUP, made_up_routes)]
+    batches = [as_sampled(groups, ranks) for groups in batches]
     return [[*row] for groups in batches for row in policy.logprobs(groups, TEMPERATURE)]
 
 
@@ -150,16 +165,18 @@ def steps() -> list[tuple[list[Group], WeightFunction]]:
     return [*made[:1], (GROUPS, nothing), (ONE_GROUP, nothing), (GROUPS, poisoned), *made[1:]]
 
 
-def record(learner: Any, first_gradient: Callable[[], dict[str, Tensor]], folder: Path, name: str) -> None:
+def record(
+    learner: Any, first_gradient: Callable[[], dict[str, Tensor]], folder: Path, name: str, ranks: Ranks = ALONE
+) -> None:
     """The steps, the weights after them, and log-probabilities before and after."""
-    logprobs = [all_logprobs(learner)]
+    logprobs = [all_logprobs(learner, ranks)]
     perturbed = perturb(learner)
     reports = []
     gradient: dict[str, Tensor] = {}
     for groups, weigh in steps():
         replays = "experts" in name and groups in (ONE_GROUP, THREE_GROUPS)
         groups = with_routes(groups, made_up_routes) if replays else groups
-        done = learner.accumulate(groups, weigh, TEMPERATURE, entropy=weigh is some)
+        done = learner.accumulate(as_sampled(groups, ranks), weigh, TEMPERATURE, entropy=weigh is some)
         result = learner.step()
         gradient = gradient or first_gradient()
         rerouted = done.replayed, done.rerouted
@@ -168,9 +185,9 @@ def record(learner: Any, first_gradient: Callable[[], dict[str, Tensor]], folder
         )
         assert (done.rerouted > 0) == replays
         assert (done.balance > 0) == ("experts" in name and done.responses > 0)
-    logprobs.append(all_logprobs(learner))
+    logprobs.append(all_logprobs(learner, ranks))
     if "lora" in name:
-        logprobs.append(all_logprobs(WithoutAdapter(learner)))  # the initial model's
+        logprobs.append(all_logprobs(WithoutAdapter(learner), ranks))  # the initial model's
     published = folder / f"{name}-published"
     published.mkdir(parents=True, exist_ok=True)
     checksum = learner.publish(published)
@@ -314,7 +331,11 @@ def rank(model: Path, output: Path) -> None:
             if ranks.count > 1:
                 assert limits() == {PATIENCE}, f"{limits()}: a process group waits with another patience"
             folder = output / f"rank-{ranks.index}"
-            record(learner, lambda spread=spread, learner=learner: _moments(learner, spread), folder, name)  # type: ignore[misc]
+            record(learner, lambda spread=spread, learner=learner: _moments(learner, spread), folder, name, ranks)  # type: ignore[misc]
+            if name == WHOLE:
+                learner = start()
+                moments = partial(_moments, learner, spread)
+                record(learner, moments, folder, f"{name}-whole")
             if name == "lora-zero-3":
                 publish_on_a_full_disk(learner, folder / "full-disk")
             if name in RESUMED and ranks.count < 3:
@@ -340,25 +361,28 @@ def train_critic(model: Path, ranks: Ranks, folder: Path) -> None:
     made = [(groups, to_returns) for groups in BATCHES.values()]
     cannot = [(GROUPS, nothing), (ONE_GROUP, nothing), (GROUPS, poisoned)]
     for groups, weigh in (*made[:1], *cannot, *made[1:]):
-        done = critic.accumulate(groups, weigh)
+        done = critic.accumulate(as_sampled(groups, ranks), weigh)
         result = critic.step()
         reports.append([done.loss, done.responses, result.applied, result.finite, result.grad_norm, result.reason])
     folder.mkdir(parents=True, exist_ok=True)
     if ranks.first:
         critic.save(folder / "critic", exact=True)
-    values = [row for groups in BATCHES.values() for row in critic.values(groups)]
+    values = [row for groups in BATCHES.values() for row in critic.values(as_sampled(groups, ranks))]
     (folder / "critic.json").write_text(as_json([reports, values, critic.version]))
 
 
 def learn_of_teacher(learner: Learner, teacher: LogprobModel, ranks: Ranks, folder: Path) -> None:
     """Steps of a policy towards a teacher that is as spread as the policy is; what they did is in `folder`."""
     found = []
-    for groups in (ONE_GROUP, THREE_GROUPS, GROUPS):  # the groups of a step have as many responses each
+    for whole in (ONE_GROUP, THREE_GROUPS, GROUPS):  # the groups of a step have as many responses each
+        groups = as_sampled(whole, ranks)
         old, taught = (tuple(map(tuple, each.logprobs(groups, TEMPERATURE))) for each in (learner, teacher))
         scored = tuple(ScoredGroup(group, ((),) * (n := len(group.responses)), (None,) * n) for group in groups)
         batch = Batch(scored, old_logprobs=old, teacher_logprobs=taught, temperature=TEMPERATURE)
         report = update({"online": batch}, [OPD], learner, max_tokens=32, ranks=ranks)
-        figures = {name: value for name, value in report.metrics.items() if name.startswith(("term/", "update/loss"))}
+        figures = {
+            name: value for name, value in report.metrics.items() if name.startswith(("term/", "update/loss", "gap/"))
+        }
         norms = [step.grad_norm for step in report.steps]
         found.append([taught, report.credits, report.weights, norms, figures])
     folder.mkdir(parents=True, exist_ok=True)

@@ -36,6 +36,7 @@ from tests.integration.deepspeed_steps import (
     QLORA,
     RESUMED,
     SPREADS,
+    WHOLE,
     first_moments,
     learn_of_teacher,
     learning,
@@ -185,6 +186,17 @@ def test_all_ranks_know_what_all_did(outcomes: Path) -> None:
             _, published, second = outcome(outcomes / ranks / f"rank-{other}" / f"{name}.safetensors")
             assert json.dumps(first) == json.dumps(second)  # as text, where NaN equals NaN
             assert published == {}
+
+
+@pytest.mark.parametrize("ranks", ["two", "three"])
+def test_tokens_that_are_fetched_from_other_ranks_make_the_same_bits(outcomes: Path, ranks: str) -> None:
+    folder = outcomes / ranks / "rank-0"
+    gradient, weights, facts = outcome(folder / f"{WHOLE}-whole.safetensors")
+    got_gradient, got_weights, got = outcome(folder / f"{WHOLE}.safetensors")
+    assert json.dumps(got) == json.dumps(facts)
+    for mine, theirs in ((got_gradient, gradient), (got_weights, weights)):
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], value) for name, value in theirs.items())
 
 
 def test_a_full_disk_while_publishing_is_an_error_of_all_ranks(outcomes: Path) -> None:

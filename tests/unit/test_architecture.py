@@ -44,7 +44,7 @@ records: io
 config: errors gro io
 processes: errors io
 workers: errors io processes records
-distributed: errors processes records
+distributed: errors io processes records
 evaluation: config records
 models: config errors io processes
 sandbox: errors io processes

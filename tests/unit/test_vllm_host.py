@@ -22,7 +22,18 @@ from reasoner.sampling.base import Completed, Completion, TokenRequest
 from reasoner.sampling.responses import prompt_seeds
 from reasoner.sampling.vllm import engine as vllm_engine
 from reasoner.sampling.vllm.engine import VllmSampler
-from reasoner.sampling.vllm.messages import Begin, Load, Request, ScoreRequest, Sleep, StartEngine, Submit, Value, Wake
+from reasoner.sampling.vllm.messages import (
+    Begin,
+    EngineReady,
+    Load,
+    Request,
+    ScoreRequest,
+    Sleep,
+    StartEngine,
+    Submit,
+    Value,
+    Wake,
+)
 from reasoner.trajectories.sampler import TrajectorySampler
 from tests.tiny import byte_tokenizer
 
@@ -197,7 +208,7 @@ def test_there_is_room_for_the_number_of_a_response_beside_a_seed() -> None:
 class FakeHost:
     """Answers every request."""
 
-    is_open, description = True, "a fake"
+    is_open, ready = True, EngineReady("a fake", 4)
 
     def __init__(self, start: StartEngine, log: Path) -> None:
         self.submitted: deque[TokenRequest] = deque()

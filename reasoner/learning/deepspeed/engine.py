@@ -31,7 +31,14 @@ from torch import Tensor, nn
 
 from reasoner.config import LearningConfig, LoraConfig
 from reasoner.distributed.ranks import ALONE, Ranks, share_patience
-from reasoner.distributed.sharding import GroupRows, rows_by_group, same_batch, sharded_outputs, share_of
+from reasoner.distributed.sharding import (
+    GroupRows,
+    rows_by_group,
+    same_batch,
+    sharded_outputs,
+    share_of,
+    with_tokens,
+)
 from reasoner.errors import RunError
 from reasoner.learning.batching.inputs import ModelInputs, policy_mask
 from reasoner.learning.batching.packing import MicroBatch, PackedSequence
@@ -147,7 +154,7 @@ class DeepspeedLearner:
         return self.policy.perturbed(sizes, lambda parameters: self._gathered(parameters, modifier_rank=0))
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[Sequence[float]]:
-        self.policy.check(rows_by_group(groups), temperature)
+        self._check(rows_by_group(groups), groups, temperature)
         return sharded_outputs(groups, self._ranks, lambda share: self._logprobs(share, temperature))
 
     @torch.no_grad()
@@ -173,9 +180,10 @@ class DeepspeedLearner:
     ) -> Accumulated:
         selected = rows_by_group(groups, rows, unit_ids)
         same_batch(selected, self._ranks)
-        self.policy.check(selected, temperature)
+        self._check(selected, groups, temperature)
         count = sum(len(group.rows) for group in selected)
-        batches = self.policy.packing.micro_batches(share_of(selected, self._ranks))
+        share = with_tokens(share_of(selected, self._ranks), groups, self._ranks)
+        batches = self.policy.packing.micro_batches(share)
         responses = [response for group in groups for response in group.responses]
         weighed: list[WeightedLoss] = []
         for batch in self._rounds(batches):
@@ -187,6 +195,10 @@ class DeepspeedLearner:
         of_ranks = self._ranks.gather_shares((counts, [float(part.loss) for part in weighed if part.nonzero]))
         self._losses += [loss for _, losses in of_ranks for loss in losses]
         return sum((counts for counts, _ in of_ranks[1:]), of_ranks[0][0])
+
+    def _check(self, selected: Sequence[GroupRows], groups: Sequence[Group], temperature: float) -> None:
+        """As `TorchPolicy.check`, of a batch whose tokens are spread over the ranks."""
+        self.policy.check(selected, temperature, partial(with_tokens, groups=groups, ranks=self._ranks))
 
     def _accumulate_one(
         self,

@@ -207,7 +207,13 @@ class Backbone:
         hidden_SH: Tensor = output.last_hidden_state.flatten(0, 1).index_select(0, inputs.predictors_S)
         return hidden_SH
 
-    def compare(self, groups: Sequence[GroupRows], what: str, gap: Callable[[MicroBatch], float]) -> None:
+    def compare(
+        self,
+        groups: Sequence[GroupRows],
+        what: str,
+        gap: Callable[[MicroBatch], float],
+        fetch: Callable[[Sequence[GroupRows]], Sequence[GroupRows]] = lambda groups: groups,
+    ) -> None:
         """Compare packed responses with plain forward passes over one sequence each: the longest and the shortest.
 
         On the first batch, and again on a batch with a sequence that is much longer than those compared before: a
@@ -219,6 +225,7 @@ class Backbone:
             what: what is compared, for the message.
             gap: mean difference per token between the packed and the plain forward passes of a micro-batch, without
                 gradient.
+            fetch: gives the groups that are compared their tokens, where other ranks have these.
 
         Raises:
             RunError: they differ by more than rounding.
@@ -229,7 +236,7 @@ class Backbone:
         if longest <= GROWTH * self._compared:
             return
         sharing: Sharing = "never" if self.packing.sharing == "never" else "always"
-        for batch in replace(self.packing, sharing=sharing).micro_batches(extremes_of(groups)):
+        for batch in replace(self.packing, sharing=sharing).micro_batches(fetch(extremes_of(groups))):
             self._judge(gap(batch), what)
         self._compared = longest
 

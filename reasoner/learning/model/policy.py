@@ -5,7 +5,7 @@ The learner is one with an optimiser around it; the reference policy is one that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,13 +160,21 @@ class TorchPolicy(Backbone):
             layers.append(balance(logits_SE, choices_SK, inputs.lengths_R))
         return torch.stack(layers).mean(0)
 
-    def check(self, groups: Sequence[GroupRows], temperature: float) -> None:
+    def check(
+        self,
+        groups: Sequence[GroupRows],
+        temperature: float,
+        fetch: Callable[[Sequence[GroupRows]], Sequence[GroupRows]] = lambda groups: groups,
+    ) -> None:
         """Compare packed responses with plain forward passes over one sequence each, on the first batch (`compare`).
+
+        Args:
+            fetch: as in `compare`.
 
         Raises:
             RunError: they differ by more than rounding.
         """
-        self.compare(groups, "log-probabilities", lambda batch: self._gap(batch, temperature))
+        self.compare(groups, "log-probabilities", lambda batch: self._gap(batch, temperature), fetch)
 
     @torch.no_grad()
     def _gap(self, batch: MicroBatch, temperature: float) -> float:

@@ -39,6 +39,7 @@ from reasoner.sampling.vllm.messages import (
     Begin,
     Close,
     Done,
+    EngineReady,
     Load,
     PauseSampling,
     Request,
@@ -97,9 +98,8 @@ class EngineHost:
         self._count, self._looked_at, self._progress = 0, time.monotonic(), (0, 0)
         """requests that were completed; when progress was looked at, and what it was"""
         sequences = self._engine.vllm_config.scheduler_config.max_num_seqs
-        self.description = (
-            f"vllm {vllm.__version__}, {start.device}, {start.dtype}, up to {sequences} sequences at once"
-        )
+        description = f"vllm {vllm.__version__}, {start.device}, {start.dtype}, up to {sequences} sequences at once"
+        self.ready = EngineReady(description, sequences)
 
     def serve(self) -> None:
         """Answer requests until `Close` or the end of the other side, and sample whenever there is none."""
@@ -411,7 +411,7 @@ def main(descriptor: int) -> None:
     except Exception as error:
         connection.send(failure(_as_refusal(error)))
         return
-    connection.send(Done(host.description))
+    connection.send(Done(host.ready))
     host.serve()
 
 

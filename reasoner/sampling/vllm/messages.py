@@ -62,6 +62,16 @@ class StartEngine:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineReady:
+    """What vLLM says of itself when it has started."""
+
+    description: str
+    """for the log"""
+    max_sequences: int
+    """responses that are sampled at once"""
+
+
+@dataclass(frozen=True, slots=True)
 class Begin:
     """Seed the noise of what is submitted from now on."""
 
@@ -154,7 +164,7 @@ class Working:
     """The requests that run have got further since the last reply."""
 
 
-Value = tuple[str, int] | str | list[list[float]] | None
+Value = EngineReady | tuple[str, int] | str | list[list[float]] | None
 
 
 @dataclass(frozen=True, slots=True)
