@@ -13,13 +13,14 @@ from reasoner.monitoring.format import interval
 from reasoner.monitoring.view import View
 from reasoner.records import ScoredGroup
 from reasoner.sampling.base import counted
+from reasoner.sampling.factory import open_engine
 from reasoner.scoring.service import ScoringService
 from reasoner.training.build import watching
 from reasoner.training.evaluator import evaluation_params, in_order
 from reasoner.training.guards.applicability import unjudged_reason
 from reasoner.training.guards.environment_failures import limit_failures
 from reasoner.training.weight_sync import SavedModel, hand_over
-from reasoner.trajectories.factory import open_interactions, open_sampler
+from reasoner.trajectories.factory import open_interactions
 from reasoner.trajectories.sampler import TrajectorySampler
 
 
@@ -34,7 +35,8 @@ def evaluate(parts: Sequence[BenchmarkPart], folder: EvaluationFolder, view: Vie
         view.message(f"model {first.letter}: starting the sampler ({first.resources.decisions.engine})")
         longest, log = max(part.longest for part in members), folder.folder / f"sampler-{first.letter}.log"
         decisions, model_folder = first.resources.decisions, first.resources.folder
-        with open_sampler(first.config, decisions, model_folder, log, longest, say=view.message) as sampler:
+        engine = open_engine(first.config, decisions, model_folder, log, longest, say=view.message)
+        with TrajectorySampler(engine) as sampler:
             view.message(f"model {first.letter}: {sampler.description}")
             if sampler.version < 0:
                 model = first.config.model
