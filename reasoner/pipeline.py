@@ -68,7 +68,8 @@ def check_sampler(trainer: Trainer) -> None:
         groups = trainer.on_policy_groups()
         if groups:
             gap = check_gap(trainer.learner, groups, trainer.config.sampling.temperature)
-            verify_gap(gap, gap_limit(trainer.config.model.dtype, trainer.config.handover.max_gap))
+            config = trainer.config
+            verify_gap(gap, gap_limit(config.model.dtype, config.handover.max_gap, quantized=config.quantized))
 
 
 def annotate(trainer: Trainer, terms: Sequence[ActiveTerm], batches: Mapping[Source, Batch]) -> dict[Source, Batch]:

@@ -6,7 +6,9 @@ They are plain data: no torch, no numpy, nothing that knows a stage. Each is wri
 back without loss (`reasoner.io.serialization`), so that any stage can be run alone on saved data.
 
 What there is for every token is a `TokenArray`, a read-only sequence without a Python object for each number. The
-constructors take any sequence of numbers, or an array, and make one of it; `numpy.asarray` of a field is free.
+constructors take any sequence of numbers, or an array, and make one of it; `numpy.asarray` of a field is free. On one
+of several ranks a response, or a prompt, that another rank sampled has a `RemoteArray` instead, which knows its length:
+token ids and log-probabilities are sent to where they are needed (`reasoner.distributed.remote_tokens`).
 
 Axes used throughout: N groups (one per problem), G responses of a group, R = all responses of a batch in group order,
 T response tokens. Log-probabilities are natural logarithms of the *sampled* distribution, `log_softmax(logits /
@@ -16,16 +18,19 @@ temperature)`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-from reasoner.io.token_array import TokenArray
+from reasoner.io.token_array import TokenArray, here_or_remote
 
 TokenIds = Annotated[Sequence[int], "int32"]
 """a `TokenArray`, as are the others"""
 TokenMask = Annotated[Sequence[bool], "bool"]
 LogProbs = Annotated[Sequence[float], "float32"]
 """what models compute: float32 has it exactly"""
+Routes = Annotated[Sequence[int], "uint16"]
+"""The experts that a model chose as it read a sequence, in one piece: token by token from the first on, of every layer
+(0 where it has no experts) the numbers of those that it chose."""
 TokenWeights = Annotated[Sequence[float], "float64"]
 """sums over optimiser steps"""
 FinishReason = Literal["stop", "length", "repetition"]
@@ -222,11 +227,15 @@ class Response:
     discarded_tokens: int = 0
     """Tokens of the policy that were given up before it: the response began anew, because they would have been too old
     (`sampling.max_staleness`), or because its environment did not come back to the same state."""
+    routes: Routes = ()
+    """The experts that the sampler chose as it read the prompt and the response (`learning.routing_replay`), up to the
+    token before the last that it sampled; empty: they are not known. Reward sources and run folders do not get them."""
 
     def __post_init__(self) -> None:
-        _set(self, "token_ids", TokenArray(self.token_ids, "int32"))
+        _set(self, "token_ids", here_or_remote(self.token_ids, "int32"))
         _set(self, "policy_mask", TokenArray(self.policy_mask, "bool"))
-        _set(self, "sampler_logprobs", TokenArray(self.sampler_logprobs, "float32"))
+        _set(self, "sampler_logprobs", here_or_remote(self.sampler_logprobs, "float32"))
+        _set(self, "routes", here_or_remote(self.routes, "uint16"))
         lengths = {len(self.token_ids), len(self.policy_mask), len(self.sampler_logprobs)}
         if len(lengths) != 1 or not self.token_ids:
             raise ValueError(
@@ -234,6 +243,10 @@ class Response:
                 f"{len(self.token_ids)} tokens, {len(self.policy_mask)} mask entries, "
                 f"{len(self.sampler_logprobs)} log-probabilities"
             )
+
+    def without_routes(self) -> Response:
+        """The same, for a model that is to choose its experts itself."""
+        return replace(self, routes=()) if self.routes else self
 
     @property
     def failure(self) -> Failure | None:
@@ -250,7 +263,11 @@ class Group:
     responses: tuple[Response, ...]
 
     def __post_init__(self) -> None:
-        _set(self, "prompt_ids", TokenArray(self.prompt_ids, "int32"))
+        _set(self, "prompt_ids", here_or_remote(self.prompt_ids, "int32"))
+
+    def without_routes(self) -> Group:
+        """The same, for a model that is to choose its experts itself."""
+        return replace(self, responses=tuple(response.without_routes() for response in self.responses))
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,11 +295,14 @@ class PartialResponse:
     """What it reported so far."""
     discarded_tokens: int = 0
     """As in `Response`."""
+    routes: Routes = ()
+    """As in `Response`."""
 
     def __post_init__(self) -> None:
         _set(self, "token_ids", TokenArray(self.token_ids, "int32"))
         _set(self, "policy_mask", TokenArray(self.policy_mask, "bool"))
         _set(self, "sampler_logprobs", TokenArray(self.sampler_logprobs, "float32"))
+        _set(self, "routes", TokenArray(self.routes, "uint16"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,7 +441,7 @@ class Rollout:
     are all equal (`sampling.refills`)."""
 
     def __post_init__(self) -> None:
-        _set(self, "prompt_ids", TokenArray(self.prompt_ids, "int32"))
+        _set(self, "prompt_ids", here_or_remote(self.prompt_ids, "int32"))
         if self.weights is not None:
             _set(self, "weights", TokenArray(self.weights, "float64"))
 
@@ -452,7 +472,7 @@ class NonFiniteResponse:
     """(T,) The weights by which the loss multiplied the outputs: - dL / d output."""
 
     def __post_init__(self) -> None:
-        _set(self, "prompt_ids", TokenArray(self.prompt_ids, "int32"))
+        _set(self, "prompt_ids", here_or_remote(self.prompt_ids, "int32"))
         _set(self, "outputs", TokenArray(self.outputs, "float64"))
         _set(self, "weights", TokenArray(self.weights, "float64"))
 

@@ -181,6 +181,21 @@ def _check_sequence_parallel(config: Sections) -> None:
         )
 
 
+def _check_routing_replay(config: Sections) -> None:
+    if not config.learning.routing_replay:
+        return
+    if not config.online:
+        raise ValueError(
+            "learning.routing_replay has no effect without online groups: nothing is sampled to learn from; leave it "
+            "out"
+        )
+    if config.sampling.servers:
+        raise ValueError(
+            "learning.routing_replay needs a sampler that says which experts it chose, and sampling.servers are not "
+            "asked for them; leave one of them out"
+        )
+
+
 def _check_optimizer(config: Sections) -> None:
     learning = config.learning
     deepspeed = learning.engine == "deepspeed" or (learning.engine == "auto" and config.run.ranks > 1)
@@ -194,6 +209,47 @@ def _check_optimizer(config: Sections) -> None:
             "learning.optimizer = 'paged-adamw-8bit' moves moments off a GPU, and model.device is 'cpu'; use "
             "'adamw-8bit'"
         )
+
+
+def _check_quantization(config: Sections) -> None:
+    """Weights of few bits stay as they are, and what they differ by is corrected."""
+    lora, sampling = config.lora, config.sampling
+    keys = {"lora.quantization": lora.quantization if lora else None, "sampling.quantization": sampling.quantization}
+    settings = [f"{key} = {value!r}" for key, value in keys.items() if value]
+    if not settings or not config.gro.terms:
+        return
+    if lora is None:
+        raise ValueError(
+            f"{settings[0]} rounds weights that must not change, and all weights are trained: train an adapter "
+            "(--set lora.rank=16), or leave it out"
+        )
+    if lora.handover == "merged":
+        raise ValueError(
+            f"{settings[0]} has the adapter handed over alone, because rounded weights are not replaced, and "
+            "lora.handover is 'merged'; use 'auto'"
+        )
+    if sampling.quantization and (sampling.servers or sampling.engine == "hf"):
+        place = "sampling.servers" if sampling.servers else "sampling.engine = 'hf'"
+        raise ValueError(
+            f"{settings[-1]} is of a vLLM engine that the run starts, and not of {place}; leave one of them out"
+        )
+    if sampling.quantization and config.model.device == "cpu":
+        raise ValueError(
+            f"{settings[-1]} needs CUDA, because vLLM's CPU build has no kernels for it, and model.device is 'cpu'; "
+            "leave it out"
+        )
+    if lora.quantization and config.learner == "deepspeed" and config.learning.deepspeed.zero_stage == 3:
+        raise ValueError(
+            "lora.quantization = 'nf4' with learning.deepspeed.zero_stage = 3: DeepSpeed would spread 4-bit numbers "
+            "without the scales that belong to them; use zero_stage 2, whose ranks hold all of them"
+        )
+    for name, term in config.gro.terms.items():
+        if term.term.is_corrected_when_stale and term.correction.kind == "none":
+            raise ValueError(
+                f"gro.terms.{name}.correction.kind = 'none' with {settings[0]}: the sampler's probabilities are not "
+                "the learner's, and without a correction the gradient would be of neither; use 'truncate' or 'mask' "
+                f"(--set gro.terms.{name}.correction.kind=truncate)"
+            )
 
 
 def _check_budgets(config: Sections) -> None:
@@ -478,7 +534,9 @@ CHECKS = (
     _check_staleness,
     _check_tensor_parallel,
     _check_sequence_parallel,
+    _check_routing_replay,
     _check_optimizer,
+    _check_quantization,
     _check_budgets,
     _check_curriculum,
     _check_weights,

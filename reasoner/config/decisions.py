@@ -25,3 +25,5 @@ class Decisions:
     """with `[lora]`, why the sampler gets all weights with the adapter in them; empty: it gets the adapter alone"""
     adapter_rank: int = 0
     """of the adapters that the sampler gets alone; 0: it gets whole weights"""
+    returns_routes: bool = False
+    """whether the sampler says which experts it chose (`learning.routing_replay`)"""

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from reasoner.config.section import Positive, Section
 from reasoner.io.http_json import Url
@@ -26,7 +27,21 @@ class PolicyConfig(Section):
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Arguments passed to the chat template, for example `{enable_thinking = false}`."""
+    """Arguments passed to the chat template, for example `{enable_thinking = false}`. A template that writes today's
+    date (with `strftime_now`) writes that of the run's first start, `{strftime_now = "2026-11-30"}`, which a run adds
+    to its own configuration."""
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _check_date(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        date = kwargs.get("strftime_now", "2000-01-01")
+        try:
+            datetime.fromisoformat(date)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"strftime_now is the date that the chat template writes, such as '2026-11-30'; got {date!r}"
+            ) from None
+        return kwargs
 
 
 class DeepspeedConfig(Section):
@@ -90,6 +105,14 @@ class LearningConfig(Section):
     """Weight of the load-balancing loss of a mixture of experts: the mean, over the responses of a data source that an
     update learns from, of E * sum_e f_e * P_e, with the share f of a response's tokens that an expert got and its mean
     probability P (2101.03961, per response as in 2412.19437); 0 leaves routers to the objective alone."""
+    routing_replay: bool = False
+    """Have a mixture of experts choose, in the policy's forward passes, the experts that the sampler chose (rollout
+    routing replay, R3, 2510.11370), with weights from the router's own scores. The sampler must say them: vLLM on CUDA,
+    or transformers."""
+    experts: Literal["auto", "eager", "batched_mm", "grouped_mm"] = "auto"
+    """How the experts of a mixture are computed, as transformers names it: `grouped_mm` multiplies sorted tokens by
+    one expert after the other, `batched_mm` copies an expert's weights for every token, `eager` is the model's own
+    loop. `auto` takes `grouped_mm` where the model can."""
     sequence_parallel: Positive = 1
     """Neighbouring ranks that put every packed row through the model together, each a slice of it
     (DeepSpeed-Ulysses, 2309.14509): for responses whose activations one device cannot hold. A row then has
@@ -105,7 +128,7 @@ class LearningConfig(Section):
     `auto` packs where the model supports it."""
     share_prompts: Literal["auto", "always", "never"] = "auto"
     """Whether a group's prompt is computed once for all its responses; `auto` does so where it saves more than a fifth
-    of the tokens."""
+    of the tokens. What responses begin with is shared with it, where that saves another fifth."""
 
 
 class LoraConfig(Section):
@@ -121,6 +144,10 @@ class LoraConfig(Section):
     handover: Literal["auto", "adapter", "merged"] = "auto"
     """What each hand-over (weight sync) sends to the sampler: the `adapter` alone, or all weights with the adapter
     `merged` into them; `auto` sends the adapter where the sampler supports it."""
+    quantization: Literal["nf4"] | None = None
+    """Number format of the frozen linear layers in the learner: `nf4`, 4 bits in blocks (QLoRA, 2305.14314), needs
+    bitsandbytes; `none` keeps that of the model. The sampler then gets the adapter alone, and a saved model has it
+    merged into the original weights."""
 
 
 class TeacherConfig(Section):

@@ -42,6 +42,9 @@ class SamplingConfig(PartSampling):
     `max_tokens`. Costs vLLM some speed with small models."""
     memory_share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.4
     """Share of each GPU's memory that vLLM may reserve, weights and KV cache together (CUDA only)."""
+    quantization: Literal["fp8"] | None = None
+    """Number format of the linear layers in vLLM: `fp8`, 8 bits with a scale for each layer, rounded when the engine
+    starts; `none` keeps `model.dtype`. Needs `[lora]`, whose adapter is handed over alone and is not rounded."""
     tensor_parallel: Positive = 1
     """GPUs over which one vLLM engine spreads the model; with several ranks, that many neighbouring ranks share an
     engine."""
@@ -91,7 +94,8 @@ class HandoverConfig(Section):
     checked."""
     max_gap: Annotated[float, Field(gt=0.0)] | None = None
     """Mean absolute difference of log-probabilities per token, in nats, above which the run stops. `none` takes 1e-3
-    with `model.dtype = "float32"` and 0.1 with bfloat16."""
+    with `model.dtype = "float32"`, 0.1 with bfloat16, and 0.3 where learner or sampler holds quantised weights
+    (`lora.quantization`, `sampling.quantization`)."""
 
 
 class PartEvaluation(Section):

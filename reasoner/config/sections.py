@@ -122,6 +122,12 @@ class Sections(Section):
         return self.gro.reads("online")
 
     @property
+    def quantized(self) -> bool:
+        """Whether learner or sampler holds weights of fewer bits than `model.dtype`, so that both differ by more than
+        its rounding."""
+        return bool((self.lora and self.lora.quantization) or self.sampling.quantization)
+
+    @property
     def has_sampler(self) -> bool:
         """Whether a training samples and scores.
 

@@ -11,6 +11,8 @@ bytes on; the first is the pickle.
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -79,6 +81,22 @@ def gather(value: T, count: int, rank: int, group: Any) -> list[T]:
         dist.recv(received, source, group)
         values.append(unpack(received))
     return values
+
+
+def all_to_all(values: Sequence[T], count: int, rank: int, group: Any) -> list[T]:
+    """What every rank has for this one, in the order of the ranks; `values[other]` goes to the rank `other` alone."""
+    nothing = torch.empty(0, dtype=torch.uint8)
+    packed = [nothing if other == rank else pack(value) for other, value in enumerate(values)]
+    sent = torch.tensor([len(part) for part in packed])
+    table = [torch.empty_like(sent) for _ in range(count)]
+    dist.all_gather(table, sent, group=group)
+    lengths = [int(row[rank]) for row in table]
+    received = torch.empty(sum(lengths), dtype=torch.uint8)
+    dist.all_to_all_single(received, torch.cat(packed), lengths, sent.tolist(), group=group)
+    ends = list(accumulate(lengths, initial=0))
+    return [
+        values[rank] if at == rank else unpack(received[start:end]) for at, (start, end) in enumerate(pairwise(ends))
+    ]
 
 
 def _lengths(own: Tensor, count: int, group: Any) -> list[int]:

@@ -2,7 +2,7 @@
 
 Under a launcher (`reasoner run --gpus N`, torchrun) every rank runs the same program on the same data and comes to the
 same decisions; what differs is the share that it samples, scores and puts through the model. Everything here but
-`share` is a collective: all ranks call it, in the same order."""
+`share` and `Ranks.ticket` is a collective: all ranks call it, in the same order."""
 
 from __future__ import annotations
 
@@ -61,6 +61,8 @@ class Ranks:
     """The number of neighbouring ranks that put a row through the model together (`learning.sequence_parallel`)."""
     row_group: Any = field(default=None, repr=False, compare=False)
     """The process group of the neighbours of this rank; None: every rank has rows of its own."""
+    store: Any = field(default=None, repr=False, compare=False)
+    """Key-value store of all ranks; None: there is one rank."""
 
     @property
     def shares(self) -> int:
@@ -106,6 +108,23 @@ class Ranks:
         from reasoner.distributed.exchange import gather
 
         return gather(value, self.count, self.index, self.group)
+
+    def exchange(self, values: Sequence[T]) -> list[T]:
+        """What every rank has for this one, in the order of the ranks.
+
+        Args:
+            values: (count,) what goes to each rank, to that one alone.
+        """
+        if self.count == 1:
+            return [*values]
+        from reasoner.distributed.exchange import all_to_all
+
+        return all_to_all(values, self.count, self.index, self.group)
+
+    def ticket(self, key: str) -> int:
+        """1 for the first rank that asks for this key, then 2, and so on. No collective: every rank asks when, and as
+        often as, it likes."""
+        return int(self.store.add(f"ticket/{key}", 1))
 
     def broadcast(self, value: T) -> T:
         """The first rank's value."""
@@ -243,19 +262,21 @@ def open_ranks(device: str, per_row: int = 1) -> Iterator[Ranks]:
         per_row: neighbouring ranks that put a row through the model together; their number divides that of all.
     """
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
     own = launched()
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
     if own.count > 1:
-        dist.init_process_group(backend, timeout=PATIENCE)
+        store, *_ = next(rendezvous("env://", timeout=PATIENCE))
+        store.set_timeout(PATIENCE)
     else:
         store = dist.HashStore()  # type: ignore[attr-defined]
-        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    dist.init_process_group(backend, timeout=PATIENCE, store=store, rank=own.index, world_size=own.count)
     before = {name: os.environ.pop(name, None) for name in (*_FOR_RANKS, "LOCAL_RANK")}
     os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads it; a rank sees one device, its own
     try:
         group = dist.new_group(backend="gloo", timeout=PATIENCE)
-        yield in_rows(replace(own, group=group), per_row)
+        yield in_rows(replace(own, group=group, store=store), per_row)
     finally:
         dist.destroy_process_group()
         os.environ.update({name: value for name, value in before.items() if value is not None})

@@ -8,14 +8,15 @@ translation. Ranks get whole groups, balanced by the tokens that go through the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import accumulate
 from typing import Protocol
 
-import numpy as np
-
 from reasoner.distributed.ranks import Ranks, share
+from reasoner.distributed.remote_tokens import fetch
 from reasoner.errors import RunError
+from reasoner.io.token_array import RemoteArray, digest_of
 from reasoner.records import Group, Response
 
 
@@ -95,6 +96,42 @@ def share_of(groups: Sequence[GroupRows], ranks: Ranks) -> list[GroupRows]:
     return shares_of(groups, ranks.shares)[ranks.share_index]
 
 
+def with_tokens(parts: Sequence[GroupRows], groups: Sequence[Group], ranks: Ranks) -> list[GroupRows]:
+    """The parts with the ids of their prompts and of those responses that go through the model, and with the experts of
+    these where they are known. All ranks call it with
+    the same groups, each with the parts that it puts through the model.
+
+    Args:
+        groups: the whole batch.
+    """
+    if ranks.count == 1:
+        return [*parts]
+    responses = [response for group in groups for response in group.responses]
+    arrays = [*(response.token_ids for response in responses), *(response.routes for response in responses)]
+    firsts = accumulate((len(group.responses) for group in groups), initial=0)
+    places = dict(zip(firsts, range(len(arrays), len(arrays) + len(groups)), strict=False))
+    prompts = [places[part.first] for part in parts]
+    arrays += [group.prompt_ids for group in groups]
+    rows = [row for part in parts for row in part.rows]
+    values = fetch([*prompts, *rows, *(len(responses) + row for row in rows)], arrays, ranks)
+    fetched = {row: (values[row], values[len(responses) + row]) for row in rows}
+    return [_filled(part, values[prompt], fetched) for part, prompt in zip(parts, prompts, strict=True)]
+
+
+def _filled(
+    part: GroupRows, prompt_ids: Sequence[int], fetched: Mapping[int, tuple[Sequence[int], Sequence[int]]]
+) -> GroupRows:
+    """The part with what was fetched of it, token ids and routes by row; one that was here as it is."""
+    own = [part.group.prompt_ids, *(part.response(row).token_ids for row in part.rows)]
+    if not any(isinstance(array, RemoteArray) for array in own):
+        return part
+    responses = list(part.group.responses)
+    for row in part.rows:
+        token_ids, routes = fetched[row]
+        responses[row - part.first] = replace(part.response(row), token_ids=token_ids, routes=routes)
+    return replace(part, group=replace(part.group, prompt_ids=prompt_ids, responses=tuple(responses)))
+
+
 def sharded_outputs(
     groups: Sequence[Group], ranks: Ranks, local: Callable[[Sequence[GroupRows]], Mapping[int, Sequence[float]]]
 ) -> list[Sequence[float]]:
@@ -103,7 +140,7 @@ def sharded_outputs(
     Args:
         local: the output for every token of some responses, by row, computed on this rank.
     """
-    outputs = local(share_of(rows_by_group(groups), ranks))
+    outputs = local(with_tokens(share_of(rows_by_group(groups), ranks), groups, ranks))
     by_row = {row: values for part in ranks.gather(outputs if ranks.leads_row else {}) for row, values in part.items()}
     return [by_row[row] for row in range(sum(len(group.responses) for group in groups))]
 
@@ -117,7 +154,7 @@ def same_batch(groups: Sequence[GroupRows], ranks: Ranks) -> None:
     for group in groups:
         for row in group.rows:
             seen.update(row.to_bytes(8, "little"))
-            seen.update(np.asarray(group.response(row).token_ids).data)
+            seen.update(digest_of(group.response(row).token_ids))
     if len(set(ranks.gather(int.from_bytes(seen.digest())))) > 1:
         raise RunError(
             "ranks hold different batches: something that decides about the data depends on the rank, such as a "

@@ -35,7 +35,7 @@ class ObjectiveInputs:
     teacher_RT: Tensor | None = None
     """Log-probabilities under the teacher."""
     sampler_RT: Tensor | None = None
-    """Log-probabilities as the sampler reported them."""
+    """Log-probabilities as the sampler reported them; NaN in rows that another rank puts through the model."""
     values_RT: Tensor | None = None
     """The critic's value of the state before each token."""
     components_KNG: Tensor | None = None

@@ -291,6 +291,7 @@ def _optional(inner: _Column) -> _Column:
 
 _TOKEN_TYPES: dict[Kind, tuple[pa.DataType, pa.DataType]] = {
     "int32": (pa.int32(), pa.int64()),
+    "uint16": (pa.uint16(), pa.uint16()),
     "bool": (pa.bool_(), pa.bool_()),
     "float32": (pa.float32(), pa.float64()),
     "float64": (pa.float64(), pa.float64()),

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from pickle import PickleBuffer
 from typing import Any, Literal, TypeVar, overload
 
 V = TypeVar("V", int, float, bool, covariant=True)
-Kind = Literal["int32", "bool", "float32", "float64"]
+Kind = Literal["int32", "uint16", "bool", "float32", "float64"]
 
-_FORMATS: dict[str, str] = {"int32": "i", "bool": "?", "float32": "f", "float64": "d"}
-_KINDS: dict[str, Kind] = {"i": "int32", "?": "bool", "f": "float32", "d": "float64"}
+_FORMATS: dict[str, str] = {"int32": "i", "uint16": "H", "bool": "?", "float32": "f", "float64": "d"}
+_KINDS: dict[str, Kind] = {"i": "int32", "H": "uint16", "?": "bool", "f": "float32", "d": "float64"}
 
 
 class TokenArray(Sequence[V]):
@@ -60,6 +61,12 @@ class TokenArray(Sequence[V]):
         """The inverse of `tobytes`."""
         # by way of bytes: a buffer that pickle passes out of band comes with the format that it had
         return cls(memoryview(data).cast("B").cast(_FORMATS[kind]), kind)  # type: ignore[call-overload]
+
+    @classmethod
+    def fromruns(cls, runs: bytes) -> TokenArray[bool]:
+        """A mask from the lengths of its runs (int32), which are True and False by turns; the first is True."""
+        parts = (length * (b"\0" if index % 2 else b"\1") for index, length in enumerate(memoryview(runs).cast("i")))
+        return TokenArray(memoryview(b"".join(parts)).cast("?"), "bool")
 
     @classmethod
     def joined(cls, parts: Sequence[Sequence[V]], kind: Kind) -> TokenArray[V]:
@@ -106,7 +113,10 @@ class TokenArray(Sequence[V]):
         return f"TokenArray({self.tolist()}, {self.kind!r})"
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        # from protocol 5 on whoever pickles can take the numbers as they are (`reasoner.distributed.ranks`)
+        runs = _runs_of(self.tobytes()) if self.kind == "bool" else None
+        if runs:
+            return TokenArray.fromruns, (runs.tobytes(),)
+        # from protocol 5 on whoever pickles can take the numbers as they are (`reasoner.distributed.exchange`)
         data = PickleBuffer(self._view) if protocol >= 5 else self.tobytes()
         return TokenArray.frombytes, (data, self.kind)
 
@@ -115,6 +125,53 @@ class TokenArray(Sequence[V]):
 
         array_T = np.asarray(self._view)
         return array_T.astype(dtype or array_T.dtype) if copy else array_T.astype(dtype or array_T.dtype, copy=False)
+
+
+class RemoteArray(Sequence[V]):
+    """A `TokenArray` that another rank has: its length is known here, its numbers are not.
+
+    >>> array = RemoteArray(3, owner=1)
+    >>> len(array)
+    3
+    >>> array[0]
+    Traceback (most recent call last):
+    RuntimeError: these 3 numbers are on rank 1, and were read before they were fetched; this is a bug
+
+    Args:
+        owner: the rank that has them.
+        digest: `digest_of` them.
+    """
+
+    __slots__ = ("_length", "digest", "owner")
+
+    def __init__(self, length: int, owner: int, digest: bytes = b"") -> None:
+        self._length, self.owner, self.digest = length, owner, digest
+
+    def __len__(self) -> int:
+        return self._length
+
+    def _refuse(self, *_: object, **__: object) -> Any:
+        raise RuntimeError(
+            f"these {self._length} numbers are on rank {self.owner}, and were read before they were fetched; this is a "
+            "bug"
+        )
+
+    __getitem__ = __iter__ = __contains__ = count = __array__ = _refuse
+
+    def __repr__(self) -> str:
+        return f"RemoteArray({self._length}, owner={self.owner})"
+
+
+def digest_of(token_ids: Sequence[int]) -> bytes:
+    """8 bytes that tell these ids from others, on every rank the same."""
+    if isinstance(token_ids, RemoteArray):
+        return token_ids.digest
+    return blake2b(TokenArray(token_ids, "int32").tobytes(), digest_size=8).digest()
+
+
+def here_or_remote(values: Any, kind: Kind) -> TokenArray[Any] | RemoteArray[Any]:
+    """An array that another rank has as it is, and anything else as a `TokenArray`."""
+    return values if isinstance(values, RemoteArray) else TokenArray(values, kind)
 
 
 def _view_of(values: Any, format_: str) -> Any:
@@ -150,6 +207,20 @@ def _converted(values: Any, format_: str) -> Any:
     if numbers.dtype.kind in "iu" and numbers.dtype != wanted and (numbers != numbers.astype(wanted)).any():
         raise ValueError(f"a number is too large for the format {_KINDS[format_]}")
     return np.ascontiguousarray(numbers, dtype=wanted).data
+
+
+def _runs_of(mask: bytes) -> array[int] | None:
+    """What `fromruns` reads; None: it would be longer than the mask."""
+    runs = array("i")
+    start, flag = 0, b"\1"
+    while start < len(mask):
+        flag = b"\0" if flag == b"\1" else b"\1"
+        end = mask.find(flag, start)  # where the run of the other one ends
+        runs.append((len(mask) if end < 0 else end) - start)
+        start += runs[-1]
+        if runs.itemsize * len(runs) > len(mask):
+            return None
+    return runs
 
 
 def _flags(values: Sequence[bool]) -> bytes:

@@ -48,7 +48,7 @@ def add_adapter(model: Any, config: LoraConfig) -> None:
     """
     import peft
 
-    possible = _adaptable(model)
+    possible = adaptable_layers(model)
     if not possible:
         raise UserError(
             f"{type(model).__name__} has no plain linear layers inside, so that it cannot have an adapter: remove "
@@ -77,7 +77,7 @@ def add_adapter(model: Any, config: LoraConfig) -> None:
         peft.inject_adapter_in_model(settings, container)
 
 
-def _adaptable(model: Any) -> dict[str, nn.Linear]:
+def adaptable_layers(model: Any) -> dict[str, nn.Linear]:
     """Layers that can have an adapter, by name.
 
     Not the output layer; not what is no linear layer or does more than one (experts that are one tensor, routers that
@@ -261,7 +261,7 @@ class WithoutAdapter:
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[Sequence[float]]:
         with adapter_off(self.learner.policy.model):
-            return self.learner.logprobs(groups, temperature)
+            return self.learner.logprobs([group.without_routes() for group in groups], temperature)
 
 
 def _layers(model: nn.Module) -> list[tuple[str, Any]]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from reasoner.config import LearningConfig
 from reasoner.distributed.ranks import ALONE, Ranks
-from reasoner.distributed.sharding import GroupRows, rows_by_group, sharded_outputs, share_of
+from reasoner.distributed.sharding import GroupRows, rows_by_group, sharded_outputs, share_of, with_tokens
 from reasoner.errors import UserError
 from reasoner.learning.batching.inputs import ModelInputs
 from reasoner.learning.batching.packing import MicroBatch, PackedSequence
@@ -101,7 +102,7 @@ class TorchCritic:
 
     def values(self, groups: Sequence[Group]) -> list[Sequence[float]]:
         """(R)(T) value of the state before every response token, without gradient."""
-        self._check(rows_by_group(groups))
+        self._check(rows_by_group(groups), groups)
         return sharded_outputs(groups, self._ranks, self._values)
 
     @torch.no_grad()
@@ -124,8 +125,9 @@ class TorchCritic:
             rows: which of the batch's R responses go through the model; None: all of them.
         """
         selected = rows_by_group(groups, rows)
-        self._check(selected)
-        batches = self.backbone.packing.micro_batches(share_of(selected, self._ranks))
+        self._check(selected, groups)
+        share = with_tokens(share_of(selected, self._ranks), groups, self._ranks)
+        batches = self.backbone.packing.micro_batches(share)
         responses = [response for group in groups for response in group.responses]
         weighed = [self._accumulate_one(batch, responses, weights) for batch in batches]
         first, *others = self._ranks.gather_shares(Accumulated.of(batches, weighed))
@@ -170,9 +172,10 @@ class TorchCritic:
         values_S1: Tensor = self.head(self.backbone.hidden(inputs).to(self.head.weight.dtype))
         return self.backbone.gathered(values_S1.squeeze(1), inputs), inputs
 
-    def _check(self, groups: Sequence[GroupRows]) -> None:
+    def _check(self, selected: Sequence[GroupRows], groups: Sequence[Group]) -> None:
         """Of hidden states, because a new head makes every value 0."""
-        self.backbone.compare(groups, "hidden states", self._gap)
+        fetch = partial(with_tokens, groups=groups, ranks=self._ranks)
+        self.backbone.compare(selected, "hidden states", self._gap, fetch)
 
     @torch.no_grad()
     def _gap(self, batch: MicroBatch) -> float:

@@ -30,10 +30,11 @@ def choose_learner(config: Config) -> Literal["torch", "deepspeed"]:
         )
     if config.lora is not None and importlib.util.find_spec("peft") is None:
         raise MissingDependencyError("[lora] needs peft, which is not installed: pip install 'reasoner[lora]'")
-    if config.learning.optimizer != "adamw" and importlib.util.find_spec("bitsandbytes") is None:
+    needs = [f"learning.optimizer = {config.learning.optimizer!r}"] if config.learning.optimizer != "adamw" else []
+    needs += [f"lora.quantization = {config.lora.quantization!r}"] if config.lora and config.lora.quantization else []
+    if needs and importlib.util.find_spec("bitsandbytes") is None:
         raise MissingDependencyError(
-            f"learning.optimizer = {config.learning.optimizer!r} needs bitsandbytes, which is not installed: "
-            "pip install 'reasoner[small-gpu]'"
+            f"{needs[0]} needs bitsandbytes, which is not installed: pip install 'reasoner[small-gpu]'"
         )
     return config.learner
 
@@ -100,7 +101,10 @@ def _reason(config: Config) -> str:
 
 def _adapter(config: Config) -> str:
     lora = config.lora
-    return "" if lora is None else f", LoRA of rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.targets)}"
+    if lora is None:
+        return ""
+    kind = "LoRA" if lora.quantization is None else f"QLoRA ({lora.quantization})"
+    return f", {kind} of rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.targets)}"
 
 
 def _counted(ranks: int) -> str:

@@ -50,6 +50,11 @@ class Accumulated:
     """Sum of H over the policy's tokens, nats; 0 where entropies were not computed."""
     balance: float = 0.0
     """Sum over the responses of how evenly routers spread them over the experts; 0 where that was not computed."""
+    rerouted: float = 0.0
+    """Sum over the policy's tokens with replayed experts of the share of layers in which routers would have chosen
+    others."""
+    replayed: int = 0
+    """The policy's tokens whose experts were replayed."""
 
     def __add__(self, other: Accumulated) -> Accumulated:
         """The sum over two ranks that each had a share of the same batch."""
@@ -66,6 +71,8 @@ class Accumulated:
             loss=sum((float(part.loss) for part in weighed), 0.0),
             entropy=sum((part.entropy for part in weighed), 0.0),
             balance=sum((part.balance for part in weighed), 0.0),
+            rerouted=sum((part.rerouted for part in weighed), 0.0),
+            replayed=sum(part.replayed for part in weighed),
         )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from reasoner.config import LearningConfig, LoraConfig
 from reasoner.distributed.sharding import rows_by_group
+from reasoner.learning.batching.inputs import policy_mask
 from reasoner.learning.batching.packing import MicroBatch
 from reasoner.learning.batching.weighing import WeightedLoss, weigh_batch
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
@@ -57,6 +58,8 @@ class TorchLearner:
         self.policy = TorchPolicy(folder, replace(options, weights=trained_weights(checkpoint), lora=lora))
         if config.router_loss:
             self.policy.watch_routers()
+        if config.routing_replay:
+            self.policy.replay_routes()
         self._config = config
         self._optimizer = Optimizer(
             self.policy.model.named_parameters(), config, peak=config.learning_rate, total_steps=total_steps
@@ -116,10 +119,12 @@ class TorchLearner:
             count: the responses of all micro-batches.
         """
         inputs = self.policy.inputs(batch)
-        logprobs_S, entropies_S, balance_R = self.policy.scores(inputs, temperature, entropy)
+        logprobs_S, entropies_S, balance_R, rerouted_S = self.policy.scores(inputs, temperature, entropy)
         weighed = weigh_batch(batch, responses, inputs, logprobs_S, entropies_S, weights)
         if balance_R is not None:
             weighed = weighed.balanced(balance_R, self._config.router_loss / count)
+        if rerouted_S is not None:
+            weighed = weighed.counted(rerouted_S, policy_mask(batch, responses, rerouted_S.device))
         if weighed.nonzero:
             self._optimizer.backward(weighed.loss)
         return weighed.detached()

@@ -72,8 +72,10 @@ def is_one_value(path: Path) -> bool:
 
 def choices_of(path: Path) -> list[str]:
     """The values that the key at `path` allows, when they are a fixed set of names."""
-    annotation = _bare(annotation_at(path))
-    return [str(value) for value in get_args(annotation)] if get_origin(annotation) is Literal else []
+    annotations = [option for option in _options(annotation_at(path)) if option is not type(None)]
+    if len(annotations) != 1 or get_origin(annotations[0]) is not Literal:
+        return []
+    return [str(value) for value in get_args(annotations[0])]
 
 
 def kinds_of(path: Path) -> list[str]:

@@ -101,6 +101,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("update/responses_skipped", "count", "responses without weight, which cost no forward"),
     Metric("update/router_balance", "number", "how unevenly routers spread a response over the experts: 1 where all "
            "get as much, their number where one gets all; with learning.router_loss only"),
+    Metric("update/rerouted", "share", "layers in which the learner's router would have chosen other experts than the "
+           "sampler's did, mean over the policy's tokens; with learning.routing_replay only"),
     Metric("update/tokens", "tokens", "tokens that went through the model, shared prompts counted once"),
     Metric(
         "gap/mean",

@@ -32,7 +32,8 @@ def decide(config: Config, *, training: bool = True) -> Decisions:
     learner = choose_learner(config)
     merged = merge_reason(config, engine, device) if config.lora and engine else ""
     rank = config.lora.rank if config.lora and engine and not merged else 0
-    return Decisions(device, engine, learner, longest_context(config), merged, rank)
+    replay = config.learning.routing_replay
+    return Decisions(device, engine, learner, longest_context(config), merged, rank, returns_routes=replay)
 
 
 def planned_engine(config: Config) -> SamplerEngine:

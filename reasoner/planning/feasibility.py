@@ -29,6 +29,7 @@ def refuse_impossible(estimate: RunEstimate, nodes: int = 1) -> None:
     reasons = [
         *_model_obstacles(config, model),
         *_optimizer_obstacles(config, machine),
+        *_quantization_obstacles(config, model, machine),
         *_sampler_obstacles(config, model),
         *_rank_obstacles(config, machine, nodes),
         *_gpu_obstacles(config, machine),
@@ -41,6 +42,10 @@ def _model_obstacles(config: Config, model: ModelSize) -> Iterator[str]:
     if config.learning.router_loss and not model.experts:
         name = model.architecture or "the model"
         yield f"learning.router_loss = {config.learning.router_loss:g}: {name} has no experts"
+    if config.learning.routing_replay and not model.experts:
+        yield f"learning.routing_replay: {model.architecture or 'the model'} has no experts; set it to false"
+    if config.learning.experts != "auto" and not model.experts:
+        yield f"learning.experts = {config.learning.experts!r}: {model.architecture or 'the model'} has no experts"
     slices = config.learning.sequence_parallel
     if model.heads % slices:
         possible = [str(count) for count in range(1, model.heads + 1) if model.heads % count == 0]
@@ -58,6 +63,20 @@ def _model_obstacles(config: Config, model: ModelSize) -> Iterator[str]:
 def _optimizer_obstacles(config: Config, machine: Machine) -> Iterator[str]:
     if config.learning.optimizer == "paged-adamw-8bit" and machine.device == "cpu":
         yield "learning.optimizer = 'paged-adamw-8bit' moves moments off a GPU, and there is none: use 'adamw-8bit'"
+
+
+def _quantization_obstacles(config: Config, model: ModelSize, machine: Machine) -> Iterator[str]:
+    if config.lora and config.lora.quantization and model.experts:
+        name = model.architecture or "the model"
+        yield (
+            f"lora.quantization = {config.lora.quantization!r}: the experts of {name} are no linear layers, which "
+            "bitsandbytes quantises alone: leave it out"
+        )
+    if config.sampling.quantization and machine.device == "cpu":
+        yield (
+            f"sampling.quantization = {config.sampling.quantization!r}: vLLM's CPU build has no kernels for it, and "
+            "there is no GPU: leave it out"
+        )
 
 
 def _sampler_obstacles(config: Config, model: ModelSize) -> Iterator[str]:

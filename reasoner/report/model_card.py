@@ -104,6 +104,7 @@ def _write_trained(run: SavedRun, model: RunModel, folder: Path) -> None:
         raise DataError(f"{run.folder / 'config.toml'} does not say what model was trained: {error}") from error
     base = model.folder
     if lora:
+        lora = lora.model_copy(update={"quantization": None})  # it is merged into the original weights
         base = resolve_model(config.path)
         before = read_object(run.folder / IDENTITY)
         now = identify({"model": base}, {}, (), "")

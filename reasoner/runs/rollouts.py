@@ -67,7 +67,7 @@ def to_rollouts(
             problem=scored.group.problem,
             prompt_ids=scored.group.prompt_ids,
             sample=sample,
-            response=response,
+            response=response.without_routes(),
             components=scored.components[sample],
             reward=scored.rewards[sample],
             credit=None if dropped else next(credit, None),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from reasoner.io.token_array import TokenArray
-from reasoner.records import Group, LogProbs, PartialGroup, Problem, Prompt, Receipt, SamplingParams, TokenIds
+from reasoner.records import Group, LogProbs, PartialGroup, Problem, Prompt, Receipt, Routes, SamplingParams, TokenIds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,10 +66,14 @@ class Completion:
     version_changes: tuple[tuple[int, int], ...] = ()
     """Where the weights changed while it was sampled: the position of the first token of newer weights, and their
     version."""
+    routes: Routes = ()
+    """The experts that were chosen for the tokens of the request and of the continuation, up to the last but one; empty
+    where the engine was not opened to say them, or the continuation has no token."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token_ids", TokenArray(self.token_ids, "int32"))
         object.__setattr__(self, "logprobs", TokenArray(self.logprobs, "float32"))
+        object.__setattr__(self, "routes", TokenArray(self.routes, "uint16"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,10 @@ class TokenService(Protocol):
     """The ids with which the model itself ends a response."""
     max_model_len: int
     """The most tokens of a request and its continuation together."""
+    independent_sequences: int
+    """The most continuations that run at the same time, where each has noise of its own: whichever engine with these
+    weights is asked for one, it is the same, but for rounding. 0: the noise depends on what else is sampled, and when;
+    or the engine's own queue is shared already."""
 
     @property
     def version(self) -> int:
@@ -172,6 +180,33 @@ class DeviceReceiver(Protocol):
 
         Args:
             weights: they are read to their end, whatever happens.
+        """
+        ...
+
+
+@runtime_checkable
+class QueueSampler(Protocol):
+    """A sampler over one of several engines that may take prompts from each other."""
+
+    @property
+    def independent_sequences(self) -> int:
+        """As of `TokenService`; 0: which engine samples a prompt must not depend on the clock."""
+        ...
+
+    def sample_queue(
+        self,
+        prompts: Sequence[Prompt],
+        take: Callable[[], int | None],
+        most: int,
+        n: int,
+        params: SamplingParams | ParamsByTask,
+    ) -> Iterator[Group]:
+        """As `Sampler.sample`, of those of the prompts that this engine takes.
+
+        Args:
+            prompts: those of all engines.
+            take: the index of the next prompt for this engine; None: there is none.
+            most: groups that are sampled at the same time.
         """
         ...
 

@@ -9,7 +9,9 @@ from array import array
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from reasoner.sampling.base import Completed, Completion, Finish, TokenRequest
@@ -26,6 +28,14 @@ class BatchRow:
     versions: list[tuple[int, int]] = field(default_factory=list)
     """the position of the first token of each version of the weights, and the version"""
     finish: Finish | None = None
+    routes: array[int] = field(default_factory=lambda: array("H"))
+    """experts that were chosen for what was read"""
+
+    def read(self, routes_PW: NDArray[np.uint16]) -> None:
+        """The model has read all tokens; these are the experts of the last positions, of which some may be known."""
+        tokens = len(self.request.token_ids) + len(self.token_ids)
+        unknown = tokens - len(self.routes) // routes_PW.shape[1]
+        self.routes.frombytes(routes_PW[len(routes_PW) - unknown :].tobytes())
 
     def add(self, token: int, logprob: float, version: int) -> None:
         """One token more, by weights of this version."""
@@ -39,7 +49,8 @@ class BatchRow:
         was aborted."""
         (_, first), *changes = self.versions or [(0, version)]
         finish = self.finish or "abort"
-        return Completion(self.token_ids, self.logprobs, finish, first, tuple(changes))
+        routes = self.routes if self.token_ids else ()
+        return Completion(self.token_ids, self.logprobs, finish, first, tuple(changes), routes)
 
 
 class TokenBatch:
@@ -57,6 +68,7 @@ class TokenBatch:
         self._decoding, self._logits_RV = decoder.begin(
             [request.token_ids for request in requests], [request.n for request in requests]
         )
+        self._note_routes()
         self._tokens_R: Tensor | None = None
         """tokens that the rows have and the model has not read"""
 
@@ -72,6 +84,7 @@ class TokenBatch:
         """
         if self._tokens_R is not None:
             self._logits_RV = self._decoding.next(self._tokens_R)
+            self._note_routes()
         self._tokens_R = choose(self._logits_RV, self._rows)
         return self.take([id_ for id_, rows in self._written.items() if all(row.finish for row in rows)])
 
@@ -96,7 +109,15 @@ class TokenBatch:
         if self._rows:
             written = [(*row.request.token_ids, *row.token_ids) for row in self._rows]
             self._decoding, self._logits_RV = self._decoder.begin(written, [1] * len(written))
+            self._note_routes()
         self._tokens_R = None
+
+    def _note_routes(self) -> None:
+        """Keep the experts of what was just read; a row that is finished needs no more."""
+        if self._decoding.routes_RPW is not None:
+            for row, routes_PW in zip(self._rows, self._decoding.routes_RPW, strict=True):
+                if row.finish is None:
+                    row.read(routes_PW)
 
 
 def completed(rows: Sequence[BatchRow], version: int) -> Completed:

@@ -8,7 +8,7 @@ alone: a recurrent layer reads the padding too, and not every state can be repea
 - A state that is kept elsewhere (in the model's modules, under names of its own): the whole sequences are read again
   for every token. Slow, and right for every model.
 
-Axes: B prompts of a batch, P positions, R responses that are still being sampled, V vocabulary.
+Axes: B prompts of a batch, P positions, R responses that are still being sampled, V vocabulary, W layers x choices.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
 from reasoner.models.model_config import has_recurrent_layers
+from reasoner.sampling.routes import RouteRecorder
 
 _CACHES = ("cache", "past_key_values", "cache_params")
 """names under which models take transformers' cache; the first from transformers 5.24 on"""
@@ -32,8 +34,8 @@ _CACHES = ("cache", "past_key_values", "cache_params")
 class Decoder:
     """How a model reads what it continues."""
 
-    def __init__(self, model: Any, device: torch.device) -> None:
-        self._model, self._device = model, device
+    def __init__(self, model: Any, device: torch.device, routes: RouteRecorder | None = None) -> None:
+        self._model, self._device, self._routes = model, device, routes
         self._known = inspect.signature(model.forward).parameters
         state_in_cache = has_recurrent_layers(model.config)
         recurrent = state_in_cache or bool(getattr(model, "_is_stateful", False))
@@ -61,6 +63,8 @@ class Decoder:
         cache = transformers.DynamicCache(config=self._model.config.get_text_config())
         decoding = Decoding(self, cache, None if self.even else mask_BP.to(self._device), ids_BP.to(self._device))
         logits_BV = self.logits(decoding)
+        if decoding.routes_RPW is not None:
+            decoding.routes_RPW = np.repeat(decoding.routes_RPW, counts, 0)
         repeats_B = repeats_B.to(self._device)
         decoding.keep(torch.arange(len(prompts), device=self._device).repeat_interleave(repeats_B))
         return decoding, logits_BV.repeat_interleave(repeats_B, 0)
@@ -82,6 +86,8 @@ class Decoder:
         inputs = {name: value for name, value in inputs.items() if name in self._known}
         output = self._model(**inputs, use_cache=decoding.cache is not None)
         decoding.read += ids.shape[1]
+        if self._routes is not None:
+            decoding.routes_RPW = self._routes.take(*ids.shape)
         logits: Tensor = output.logits[:, -1].float()
         return logits
 
@@ -94,6 +100,9 @@ class Decoding:
         self.cache, self.mask, self.ids = cache, mask, ids
         self.read = 0
         """positions that are in the cache"""
+        self.routes_RPW: NDArray[np.uint16] | None = None
+        """experts that were chosen, of all layers, for the positions that were read last; None: they are not asked
+        for"""
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows, in this order and as often as they are named."""

@@ -70,12 +70,20 @@ def open_engine(
         from reasoner.sampling.vllm.engine import VllmSampler
 
         start = engine_start(config, decisions.device, folder, max_model_len)
-        return VllmSampler(replace(start, adapter_rank=decisions.adapter_rank, devices=devices), log)
+        if decisions.adapter_rank:  # whole weights would be loaded over rounded ones
+            start = replace(start, adapter_rank=decisions.adapter_rank, quantization=config.sampling.quantization)
+        return VllmSampler(replace(start, devices=devices, returns_routes=decisions.returns_routes), log)
     from reasoner.sampling.transformers import HfSampler
 
     device = decisions.device
     return HfSampler(
-        folder, config.model.dtype, device, max_model_len, MAX_SEQUENCES[device], config.model.trust_remote_code
+        folder,
+        config.model.dtype,
+        device,
+        max_model_len,
+        MAX_SEQUENCES[device],
+        config.model.trust_remote_code,
+        returns_routes=decisions.returns_routes,
     )
 
 
@@ -118,7 +126,7 @@ def merge_reason(config: Config, engine: str, device: str) -> str:
         engine, device: of the sampler.
 
     Raises:
-        ConfigError: `lora.handover = 'adapter'`, and the sampler cannot take it.
+        ConfigError: `lora.handover = 'adapter'` or quantised weights, and the sampler cannot take it.
     """
     assert config.lora is not None
     if config.lora.handover == "merged":
@@ -133,6 +141,12 @@ def merge_reason(config: Config, engine: str, device: str) -> str:
         return ""
     if config.lora.handover == "adapter":
         raise ConfigError(f"lora.handover = 'adapter' is impossible: {why}; set it to 'auto' or 'merged'")
+    if config.quantized:
+        key = "lora.quantization" if config.lora.quantization else "sampling.quantization"
+        raise ConfigError(
+            f"{key} has the adapter handed over alone to a vLLM engine of the run, and that is impossible: {why}. "
+            f"Change that, or leave {key} out"
+        )
     return why
 
 
@@ -161,6 +175,11 @@ def check_sampler(config: Config, folder: Path, engine: str, device: str) -> Non
         ConfigError: the model cannot be spread as configured, or vLLM has no code for it in this number format.
         UserError: vLLM would load weights that do not belong to the model.
     """
+    if config.learning.routing_replay and (why := _no_routes_reason(engine, device)):
+        raise ConfigError(
+            f"learning.routing_replay needs a sampler that says which experts it chose, and {why}. Set "
+            "sampling.engine = 'hf', or learning.routing_replay = false"
+        )
     gpus = config.sampling.tensor_parallel
     if why := tensor_parallel_obstacle(ModelSize.of(folder), gpus):
         raise ConfigError(f"sampling.tensor_parallel = {gpus} {why}")
@@ -172,6 +191,13 @@ def check_sampler(config: Config, folder: Path, engine: str, device: str) -> Non
             f"model folder {folder} has {', '.join(extra[:3])} beside {SINGLE}, and vLLM would load them too, because "
             f"no {INDEX} says what belongs to the model: move them out of the folder."
         )
+
+
+def _no_routes_reason(engine: str, device: str) -> str:
+    """Why a sampler does not say which experts it chose; empty: it does."""
+    if engine == "vllm" and device == "cpu":
+        return "vLLM's CPU build does not (its second model runner does, which needs Triton)"
+    return ""
 
 
 def _refuse_delta_nets(config: Config, folder: Path) -> None:

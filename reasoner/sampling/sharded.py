@@ -1,5 +1,10 @@
-"""Sampling and scoring over the ranks, each with a sampler and scoring workers of its own, or with a sampler that it
-shares with its neighbours; all get the whole.
+"""Sampling over the ranks, each with an engine of its own, or with one that it shares with its neighbours.
+
+Prompts are dealt to the engines in turns. Where every request has noise of its own (vLLM on CUDA), so that it does not
+matter which engine samples it, an engine that has begun all that it was dealt takes what others have not begun, as soon
+as it has room: an engine with long responses does not make all wait. The ranks take tickets for that from their store
+and not from each other, so that none waits for another. On a CPU, where responses depend on what is sampled together,
+every engine samples what it was dealt, and a resumed run samples the same.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from reasoner.distributed.ranks import Ranks
 from reasoner.distributed.seeds import derive_seed
 from reasoner.records import Group, PartialGroup, Prompt, Receipt, SamplingParams
-from reasoner.sampling.base import DeviceReceiver, Oldest, ParamsByTask, Sampler
+from reasoner.sampling.base import DeviceReceiver, Oldest, ParamsByTask, QueueSampler, Sampler, params_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,8 +25,41 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class PromptTickets:
+    """The prompts of one engine: those that it was dealt, in their order, then those of others that are not begun.
+
+    The first that an engine was dealt is its own, however late it comes to it: the gap check needs responses of all.
+
+    Args:
+        ranks: all of them.
+        key: of this draw, the same on all ranks and of no other draw.
+        count: the prompts of all engines.
+        engine: whose they are.
+        engines: how many there are.
+    """
+
+    def __init__(self, ranks: Ranks, key: str, count: int, engine: int, engines: int) -> None:
+        self._ranks, self._key = ranks, key
+        self._dealt = {other: range(other, count, engines) for other in range(engines)}
+        self._open = [*range(engine, engines), *range(engine)]
+        self._own: list[int] = [*self._dealt[engine][:1]]
+
+    def take(self) -> int | None:
+        """The index of the next prompt; None: all are begun."""
+        if self._own:
+            return self._own.pop()
+        while self._open:
+            dealt = self._dealt[self._open[0]]
+            number = self._ranks.ticket(f"{self._key}/{self._open[0]}")
+            if number < len(dealt):
+                return dealt[number]
+            self._open.pop(0)
+        return None
+
+
 class ShardedSampler:
-    """Draws this rank's share of the groups: every `count`-th prompt of `count` engines."""
+    """Draws this rank's share of the groups: every `count`-th prompt of `count` engines, or what `PromptTickets` gives
+    it."""
 
     def __init__(self, sampler: Sampler | None, ranks: Ranks, per_engine: int = 1) -> None:
         """All ranks call it together.
@@ -33,7 +71,7 @@ class ShardedSampler:
         """
         self._sampler, self._ranks, self._per_engine = sampler, ranks, per_engine
         self._engine, self._engines = ranks.index // per_engine, ranks.count // per_engine
-        self._loaded = 0
+        self._loaded = self._draws = 0
         self.name, description = self._from_engine_rank((sampler.name, sampler.description) if sampler else None)
         where = f"each of {ranks.count} ranks" if per_engine == 1 else f"each {per_engine} of {ranks.count} ranks"
         self.description = f"{description}, on {where}"
@@ -44,7 +82,16 @@ class ShardedSampler:
 
     def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams | ParamsByTask) -> Iterator[Group]:
         share = self._share(prompts)
-        return self._sampler.sample(share, n, self._with_own_noise(params)) if share and self._sampler else iter(())
+        self._draws += 1
+        if self._sampler is None or not share:
+            return iter(())
+        if not (isinstance(self._sampler, QueueSampler) and self._sampler.independent_sequences):
+            return self._sampler.sample(share, n, self._with_own_noise(params))
+        seed = params_of(params, prompts[0].problem).seed
+        tickets = PromptTickets(self._ranks, f"{seed}/{self._draws}", len(prompts), self._engine, self._engines)
+        # no more than it was dealt: what others are about to begin is not taken from them
+        most = max(1, min(len(share), self._sampler.independent_sequences // n))
+        return self._sampler.sample_queue(prompts, tickets.take, most, n, params)
 
     def sample_some(
         self,
@@ -76,6 +123,9 @@ class ShardedSampler:
             self._sampler.keep(self._share(groups))
 
     def _with_own_noise(self, params: SamplingParams | ParamsByTask) -> SamplingParams | ParamsByTask:
+        """Engines whose requests share a generator must not draw the same noise."""
+        if isinstance(self._sampler, QueueSampler) and self._sampler.independent_sequences:
+            return params
         if isinstance(params, SamplingParams):
             return replace(params, seed=derive_seed(params.seed, "engine", self._engine))
         return {

@@ -36,6 +36,7 @@ from reasoner.sampling.responses import (
     repeats,
     still_sampling,
 )
+from reasoner.sampling.routes import RouteRecorder
 
 
 class HfSampler:
@@ -47,6 +48,7 @@ class HfSampler:
         device: `cpu` or `cuda`.
         max_model_len: tokens of prompt and response.
         max_sequences: responses that are sampled at the same time (at least one group is).
+        returns_routes: say with every completion which experts were chosen.
 
     Raises:
         SamplerError: the model is shorter than `max_model_len`.
@@ -55,7 +57,15 @@ class HfSampler:
     name = "hf"
 
     def __init__(
-        self, folder: Path, dtype: str, device: str, max_model_len: int, max_sequences: int, trust_remote_code: bool
+        self,
+        folder: Path,
+        dtype: str,
+        device: str,
+        max_model_len: int,
+        max_sequences: int,
+        trust_remote_code: bool,
+        *,
+        returns_routes: bool = False,
     ) -> None:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         config = read_config(folder, trust_remote_code)
@@ -76,11 +86,13 @@ class HfSampler:
                 f"{max_model_len}: lower one of them"
             )
         self._model: Any = model.eval()
-        self._decoder: Any = Decoder(self._model, torch.device(device))
+        routes = RouteRecorder(self._model) if returns_routes else None
+        self._decoder: Any = Decoder(self._model, torch.device(device), routes)
         self.end_tokens = end_tokens(folder, self.tokenizer)
         self._device = torch.device(device)
         self.max_model_len = max_model_len
         self._max_sequences = max_sequences
+        self.independent_sequences = 0  # one generator for all rows
         self._version = 0
         self._generator = torch.Generator(self._device)
         self._lock = Lock()

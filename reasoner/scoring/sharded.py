@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from reasoner.distributed.ranks import Ranks
+from reasoner.distributed.remote_tokens import summary_of
 from reasoner.records import Group, ScoredGroup
 from reasoner.scoring.base import CountingScorer
 from reasoner.scoring.statistics import check_failure_rate
@@ -14,7 +15,8 @@ from reasoner.scoring.statistics import check_failure_rate
 @dataclass(frozen=True, slots=True)
 class ShardedScorer:
     """Scores this rank's groups and gives those of all ranks, whose failures are judged together: a rank with few
-    responses, or with all of a source's failures, ends no run alone.
+    responses, or with all of a source's failures, ends no run alone. The first rank, which writes them down, gets all
+    of them whole; the others get summaries of what they did not sample (`reasoner.distributed.remote_tokens`).
 
     Args:
         scorer: of this rank; it refuses no failure rate itself.
@@ -31,7 +33,9 @@ class ShardedScorer:
             ScoringError: on all ranks, where a source failed on too many of the responses of all.
         """
         own = list(self.scorer.score(groups))
-        gathered = self.ranks.gather((own, self.scorer.statistics()))
+        summaries = [summary_of(scored, self.ranks.index) for scored in own]
+        gathered = self.ranks.gather((summaries, self.scorer.statistics()))
         check_failure_rate([statistics for _, statistics in gathered], self.max_failure_rate)
-        for scored, _ in gathered:
-            yield from scored
+        whole = self.ranks.gather_first(own)
+        for rank, (of_rank, _) in enumerate(gathered):
+            yield from whole[rank] if self.ranks.first else own if rank == self.ranks.index else of_rank

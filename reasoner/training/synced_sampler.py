@@ -93,7 +93,7 @@ class SyncedSampler:
 
     @cached_property
     def _canary(self) -> Canary:
-        limit = gap_limit(self.config.model.dtype, self.config.handover.max_gap)
+        limit = gap_limit(self.config.model.dtype, self.config.handover.max_gap, quantized=self.config.quantized)
         sampling = self.config.sampling
         params = SamplingParams(sampling.temperature, sampling.max_tokens, tuple(sampling.stop))
         params = self.turn_end.added_to(params)

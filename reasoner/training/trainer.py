@@ -20,6 +20,7 @@ import torch
 from reasoner.config import Config, TermConfig
 from reasoner.data.problems import Stream
 from reasoner.distributed.ranks import Ranks
+from reasoner.distributed.remote_tokens import whole_groups
 from reasoner.distributed.seeds import derive_seed
 from reasoner.distributed.sharding import LogprobModel
 from reasoner.errors import DataError, SamplerError, ScoringError
@@ -282,7 +283,7 @@ class Trainer:
         groups = [scored.group for scored in self.rollouts.rounds[0][: max(2, self.ranks.count)]]
         version = self.learner.version
         if not self.config.sampling.over_sample and all(_is_of(version, group) for group in groups):
-            return [group for group in groups if _is_written(group)]
+            return [group for group in whole_groups(groups, self.ranks) if _is_written(group)]
         first = next(filter(partial(_is_of, version), self._own), None)
         if first is None:
             first = self.prefetcher.first(partial(_is_of, version))
@@ -395,14 +396,14 @@ class Trainer:
         metrics = report.metrics | timer.metrics | idle_metrics(timeline, self.config.online)
         metrics |= memory_metrics(self.device)
         rollouts: list[Rollout] = []
-        if self.rollouts:
+        if self.rollouts and self.ranks.first:
             version = self.learner.version - sum(done.applied for done in report.steps)
             metrics |= sampling_metrics(self.rollouts, self.config, version)
             sampled, dropped = self.rollouts.sampled, self.rollouts.dropped
             rollouts = to_rollouts(step, sampled, report.credits, report.weights, dropped)
-            self._is_first = self._is_first and "reward/abstained" not in metrics
         evidence = self.run.keep_nonfinite(step, report.nonfinite) if report.nonfinite else None
         metrics = self.ranks.broadcast(as_read(metrics))  # schedules read them, and must be the same everywhere
+        self._is_first = self._is_first and "reward/abstained" not in metrics
         warnings = self.alarms.look(metrics)
         self.run.warn([warned for warned in warnings if warned.step == step])
         self.run.keep_timeline(timeline)

@@ -20,13 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reasoner.distributed.ranks import ALONE, Ranks
+from reasoner.distributed.remote_tokens import fetch
+from reasoner.distributed.sharding import rows_by_group, share_of
 from reasoner.gro.diagnostics import Diagnostics
 from reasoner.gro.inputs import ObjectiveInputs
 from reasoner.gro.objective import TermPlan, credit_of, plan, weigh
 from reasoner.gro.pairs import units
 from reasoner.gro.spec.terms import Source, Term
 from reasoner.gro.weights import Weights
-from reasoner.io.token_array import TokenArray
+from reasoner.io.token_array import RemoteArray, TokenArray
 from reasoner.learning.learner import Accumulated, Learner, StepResult
 from reasoner.records import Batch, Component, Group, NonFiniteResponse, Response
 from reasoner.training.critic_update import Critic, CriticReport, update_critic
@@ -114,6 +116,8 @@ class UpdateReport:
             values["update/router_balance"] = sum(part.balance for part in self.done) / sum(
                 part.responses for part in self.done
             )
+        if replayed := sum(part.replayed for part in self.done):
+            values["update/rerouted"] = sum(part.rerouted for part in self.done) / replayed
         return values | (self.critic.metrics if self.critic else {})
 
 
@@ -144,7 +148,7 @@ def update(
         progress: told how many of a mini-batch's responses have been weighed, of how many.
     """
     prepared = {
-        source: Prepared.of(batch, [term for term in terms if term.term.source == source], max_tokens)
+        source: Prepared.of(batch, [term for term in terms if term.term.source == source], max_tokens, ranks)
         for source, batch in batches.items()
     }
     results: list[StepResult] = []
@@ -159,7 +163,7 @@ def update(
         objectives = [source.objective(mini, steps, learner, progress) for source in prepared.values()]
         for objective in objectives:
             objective.measures_gap = epoch == 0 and objective.plans[0].term.source == "online"
-        accumulated = [objective.accumulate(learner) for objective in objectives]
+        accumulated = [objective.accumulate(learner, ranks) for objective in objectives]
         for objective in objectives:
             objective.join(ranks)
         done += accumulated
@@ -203,8 +207,10 @@ class Prepared:
     max_tokens: int
 
     @classmethod
-    def of(cls, batch: Batch, terms: Sequence[ActiveTerm], max_tokens: int) -> Prepared:
+    def of(cls, batch: Batch, terms: Sequence[ActiveTerm], max_tokens: int, ranks: Ranks = ALONE) -> Prepared:
         inputs = inputs_of(batch)
+        if any(active.term.anchor.kind == "kl" for active in terms):  # its z0 is a mean over the whole batch
+            _fetch_sampler_logprobs(inputs, batch, range(len(batch.responses)), ranks)
         return cls(batch, terms, inputs, [credit_of(active.term, inputs) for active in terms], max_tokens)
 
     @property
@@ -264,16 +270,15 @@ class Objective:
     gap: Gap | None = None
     seen: StepTrace = field(default_factory=StepTrace)
 
-    def accumulate(self, learner: Learner) -> Accumulated:
+    def accumulate(self, learner: Learner, ranks: Ranks = ALONE) -> Accumulated:
         """Add the mini-batch's gradient."""
+        groups = [scored.group for scored in self.batch.groups]
         pairs_P2 = torch.cat([plan.pairs_P2 for plan in self.plans if plan.term.evidence.unit == "pair"] or [_NO_PAIRS])
+        unit_ids = units(len(self.batch.responses), pairs_P2)
+        share = share_of(rows_by_group(groups, self.rows, unit_ids), ranks)
+        _fetch_sampler_logprobs(self.inputs, self.batch, [row for part in share for row in part.rows], ranks)
         return learner.accumulate(
-            [scored.group for scored in self.batch.groups],
-            self,
-            self.batch.temperature,
-            rows=self.rows,
-            unit_ids=units(len(self.batch.responses), pairs_P2),
-            entropy=self.needs_entropy,
+            groups, self, self.batch.temperature, rows=self.rows, unit_ids=unit_ids, entropy=self.needs_entropy
         )
 
     def join(self, ranks: Ranks) -> None:
@@ -365,6 +370,15 @@ def inputs_of(batch: Batch) -> ObjectiveInputs:
     )
 
 
+def _fetch_sampler_logprobs(inputs: ObjectiveInputs, batch: Batch, rows: Sequence[int], ranks: Ranks) -> None:
+    """Fill in the sampler's log-probabilities of these responses, where other ranks have them."""
+    assert inputs.sampler_RT is not None
+    arrays = [response.sampler_logprobs for response in batch.responses]
+    for row, values in fetch(rows, arrays, ranks).items():
+        if isinstance(arrays[row], RemoteArray):
+            inputs.sampler_RT.numpy()[row, : len(values)] = values
+
+
 def _observed(responses: Sequence[Response]) -> Tensor | None:
     """(R, T) the tokens that the environment wrote; None: it wrote none."""
     if not any(response.policy_mask.count(False) for response in responses):
@@ -418,7 +432,7 @@ def _turn_of_tokens(response: Response) -> NDArray[np.int64]:
 def mismatch(groups: Sequence[Group]) -> list[Group]:
     """Every group's prompt with the responses of the group after it, the last one's with the first's."""
     return [
-        replace(group, responses=following.responses)
+        replace(group, responses=following.without_routes().responses)
         for group, following in zip(groups, [*groups[1:], *groups[:1]], strict=True)
     ]
 
@@ -445,11 +459,11 @@ def _annotation(values: tuple[Sequence[float], ...] | None) -> Tensor | None:
 
 
 def padded(values: Sequence[Any], dtype: torch.dtype) -> Tensor:
-    """(R, T) of rows of different lengths, right-padded with 0."""
+    """(R, T) of rows of different lengths, right-padded with 0; NaN in rows that another rank has."""
     padded_RT = torch.zeros(len(values), max(map(len, values)), dtype=dtype)
     array_RT = padded_RT.numpy()
     for row, numbers in enumerate(values):
-        array_RT[row, : len(numbers)] = numbers
+        array_RT[row, : len(numbers)] = np.nan if isinstance(numbers, RemoteArray) else numbers
     return padded_RT
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from anyio import CancelScope
@@ -137,12 +137,16 @@ class Draw:
             await self._stop(tasks)
             await self._keep_sessions()
         finally:
-            with CancelScope(shield=True):
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-                await self.client.close()
+            await self._end(tasks)
         return [group.kept for group in waiting]
+
+    async def _end(self, tasks: Collection[asyncio.Task[None]]) -> None:
+        """Leave nothing running."""
+        with CancelScope(shield=True):
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.client.close()
 
     async def _end_sessions(self) -> None:
         """Of groups that begin anew."""
@@ -208,6 +212,39 @@ class Draw:
                 self.sessions[trajectory.group.prompt.problem.id, trajectory.sample] = trajectory.session
             else:
                 await trajectory.session.close()
+
+
+@dataclass
+class QueueDraw(Draw):
+    """Makes groups of a queue that several engines share, so many at the same time: the next one begins when one is
+    complete. `groups` are those of all engines, `wanted` the number that is made at the same time.
+
+    Args:
+        take: the index of the next group that is this engine's; None: there is none.
+    """
+
+    take: Callable[[], int | None] = lambda: None
+
+    async def run(self) -> list[PartialGroup]:
+        """As of `Draw`; nothing is left over."""
+        tasks: dict[asyncio.Task[None], GroupInProgress] = {}
+        running = 0
+        try:
+            while True:
+                while running < self.wanted and (index := self.take()) is not None:
+                    tasks |= dict.fromkeys(self._begin(self.groups[index]), self.groups[index])
+                    running += 1
+                if not tasks:
+                    return []
+                ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in sorted(ended, key=[*tasks].index):
+                    group = tasks.pop(task)
+                    task.result()
+                    if not any(other is group for other in tasks.values()):
+                        running -= 1
+                        self.done(group.group)
+        finally:
+            await self._end(tasks)
 
 
 async def _run_single_turns(group: GroupInProgress, samples: Sequence[int]) -> None:

@@ -17,7 +17,7 @@ from reasoner.errors import RunError, SamplerError
 from reasoner.records import Group, PartialGroup, Problem, Prompt, Receipt, SamplingParams
 from reasoner.sampling.base import DeviceReceiver, Oldest, ParamsByTask, TokenService, WeightPreparer, params_of
 from reasoner.sampling.responses import all_end_tokens, check_request, prompt_seeds, still_sampling
-from reasoner.trajectories.draw import Draw, GroupInProgress, Sessions
+from reasoner.trajectories.draw import Draw, GroupInProgress, QueueDraw, Sessions
 from reasoner.trajectories.interaction import Interaction
 from reasoner.trajectories.token_client import ABORT_S, TokenClient
 from reasoner.trajectories.trajectory import GroupPrompt, SamplingContext
@@ -146,6 +146,26 @@ class TrajectorySampler:
             kept.update({group.problem.id: group for group in left})
 
         return self._sample(_seed_of(chosen), draw, keep) if wanted else iter(())
+
+    @property
+    def independent_sequences(self) -> int:
+        return self._service.independent_sequences
+
+    def sample_queue(
+        self,
+        prompts: Sequence[Prompt],
+        take: Callable[[], int | None],
+        most: int,
+        n: int,
+        params: SamplingParams | ParamsByTask,
+    ) -> Iterator[Group]:
+        """As `QueueSampler`."""
+        chosen = self._with_params(prompts, n, params)
+
+        def draw(client: TokenClient, done: Callable[[Group], None]) -> Draw:
+            return QueueDraw(client, self._groups(client, chosen, n), most, {}, done, take=take)
+
+        return self._sample(_seed_of(chosen), draw, lambda left: None)
 
     @property
     def kept(self) -> tuple[PartialGroup, ...]:

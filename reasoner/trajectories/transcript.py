@@ -61,6 +61,8 @@ class Transcript:
     """tokens that an earlier step wrote"""
     discarded: int = 0
     """tokens of the policy that were given up, and are not among these"""
+    routes: array[int] = field(default_factory=lambda: array("H"))
+    """experts that the sampler chose (`Response.routes`)"""
 
     @classmethod
     def of(cls, partial: PartialResponse, prompt_ids: Sequence[int], decoder: TurnDecoder) -> Transcript:
@@ -76,6 +78,7 @@ class Transcript:
             partial.turn_seconds,
             len(partial.token_ids),
             partial.discarded_tokens,
+            array("H", partial.routes),
         )
 
     @property
@@ -95,6 +98,7 @@ class Transcript:
         for at, version in ((0, completion.version), *completion.version_changes) if completion.token_ids else ():
             if not self.versions or self.versions[-1][1] != version:
                 self.versions.append((first + at, version))
+        self.routes.frombytes(TokenArray(completion.routes[len(self.routes) :], "uint16").tobytes())
         self.turn_seconds += seconds
 
     def end_turn(
@@ -166,6 +170,7 @@ class Transcript:
             rewards=tuple(rewards),
             parts=dict(parts),
             discarded_tokens=self.discarded,
+            routes=self.routes,
         )
 
     def append(self, observation: Observation, parts: Sequence[Sequence[int]]) -> None:
@@ -210,10 +215,14 @@ class Transcript:
             report=report,
             carried_tokens=min(self.carried, len(self.token_ids)),
             discarded_tokens=self.discarded,
+            routes=self.routes,
         )
 
     def _cut(self, end: int) -> None:
         """Leave out the tokens from this position on."""
+        if self.routes:
+            read = len(self.prompt_ids) + len(self.token_ids) - 1
+            del self.routes[len(self.routes) // read * (len(self.prompt_ids) + end - 1) if end else 0 :]
         del self.token_ids[end:]
         del self.policy_mask[end:]
         del self.logprobs[end:]

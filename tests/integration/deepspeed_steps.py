@@ -28,7 +28,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reasoner.config import LearningConfig, LoraConfig
-from reasoner.distributed.ranks import PATIENCE, Ranks, in_rows, open_ranks
+from reasoner.distributed.ranks import ALONE, PATIENCE, Ranks, in_rows, open_ranks
+from reasoner.distributed.remote_tokens import summary_of
 from reasoner.distributed.sharding import LogprobModel, ShardedPolicy
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.weights import Weights
@@ -53,6 +54,8 @@ SPREADS: dict[str, tuple[Dtype, dict[str, Any]]] = {
     "zero-3-offload": ("float32", {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True}),
     "lora-zero-2": ("float32", {"zero_stage": 2}),
     "lora-zero-3": ("float32", {"zero_stage": 3}),
+    "qlora-zero-1": ("float32", {"zero_stage": 1}),
+    "qlora-zero-2-offload": ("float32", {"zero_stage": 2, "offload_optimizer": True}),
     "zero-1-bfloat16": ("bfloat16", {"zero_stage": 1}),
     "zero-2-offload-bfloat16": ("bfloat16", {"zero_stage": 2, "offload_optimizer": True}),
     "zero-3-bfloat16": ("bfloat16", {"zero_stage": 3}),
@@ -71,13 +74,24 @@ mixture of experts, with the loss of its routers; some experts get no token of a
 EXPERTS = "mixtral"
 """folder of that model, beside the other"""
 LORA = LoraConfig(rank=4, alpha=8.0, targets=["all-linear"])
+QLORA = LORA.model_copy(update={"quantization": "nf4"})
 COUNTS = ("one", "two", "three", "four")
 """numbers of ranks, by the names of their folders"""
 ON_ONE_RANK = ("zero-1", "zero-2-offload", "zero-3", "zero-2-offload-bfloat16")
 ON_THREE_RANKS = ("zero-2", "zero-3", "lora-zero-3")
 ON_FOUR_RANKS = ("rows-zero-2", "rows-zero-3")
 """the others on two ranks only"""
-RESUMED = ("zero-0", "zero-3", "lora-zero-2", "lora-zero-3", "zero-1-bfloat16", "zero-2-offload-bfloat16")
+WHOLE = "zero-2"
+"""also done with all tokens on every rank"""
+RESUMED = (
+    "zero-0",
+    "zero-3",
+    "lora-zero-2",
+    "lora-zero-3",
+    "qlora-zero-1",
+    "zero-1-bfloat16",
+    "zero-2-offload-bfloat16",
+)
 """spreads that are written as a checkpoint and gone on with"""
 GROUPS = ragged_groups(prompts=(3, 24, 7, 9, 5), responses=3)
 TEMPERATURE = 0.8
@@ -126,9 +140,21 @@ def as_json(value: object) -> str:
     return json.dumps(value, default=list)
 
 
-def all_logprobs(policy: LogprobModel) -> list[list[float]]:
+def as_sampled(groups: Sequence[Group], ranks: Ranks) -> list[Group]:
+    """The groups as ranks have them that sampled them in turns, the last rank first: others have no tokens of them,
+    but for the first rank, which has all."""
+    seen = []
+    for number, group in enumerate(groups):
+        owner = ranks.count - 1 - number % ranks.count
+        nothing = ScoredGroup(group, ((),) * len(group.responses), (None,) * len(group.responses))
+        seen.append(group if ranks.first or owner == ranks.index else summary_of(nothing, owner).group)
+    return seen
+
+
+def all_logprobs(policy: LogprobModel, ranks: Ranks) -> list[list[float]]:
     """Of the responses of every batch."""
-    return [[*row] for groups in BATCHES.values() for row in policy.logprobs(groups, TEMPERATURE)]
+    batches = [as_sampled(groups, ranks) for groups in BATCHES.values()]
+    return [[*row] for groups in batches for row in policy.logprobs(groups, TEMPERATURE)]
 
 
 def steps() -> list[tuple[list[Group], WeightFunction]]:
@@ -137,21 +163,23 @@ def steps() -> list[tuple[list[Group], WeightFunction]]:
     return [*made[:1], (GROUPS, nothing), (ONE_GROUP, nothing), (GROUPS, poisoned), *made[1:]]
 
 
-def record(learner: Any, first_gradient: Callable[[], dict[str, Tensor]], folder: Path, name: str) -> None:
+def record(
+    learner: Any, first_gradient: Callable[[], dict[str, Tensor]], folder: Path, name: str, ranks: Ranks = ALONE
+) -> None:
     """The steps, the weights after them, and log-probabilities before and after."""
-    logprobs = [all_logprobs(learner)]
+    logprobs = [all_logprobs(learner, ranks)]
     perturbed = perturb(learner)
     reports = []
     gradient: dict[str, Tensor] = {}
     for groups, weigh in steps():
-        done = learner.accumulate(groups, weigh, TEMPERATURE, entropy=weigh is some)
+        done = learner.accumulate(as_sampled(groups, ranks), weigh, TEMPERATURE, entropy=weigh is some)
         result = learner.step()
         gradient = gradient or first_gradient()
         reports.append((done.loss, done.entropy, done.responses, result.applied, result.finite, result.grad_norm))
         assert (done.balance > 0) == ("experts" in name and done.responses > 0)
-    logprobs.append(all_logprobs(learner))
+    logprobs.append(all_logprobs(learner, ranks))
     if "lora" in name:
-        logprobs.append(all_logprobs(WithoutAdapter(learner)))  # the initial model's
+        logprobs.append(all_logprobs(WithoutAdapter(learner), ranks))  # the initial model's
     published = folder / f"{name}-published"
     published.mkdir(parents=True, exist_ok=True)
     checksum = learner.publish(published)
@@ -287,13 +315,17 @@ def rank(model: Path, output: Path) -> None:
                 config=config,
                 total_steps=5,
                 ranks=pairs if name.startswith("rows") else ranks,
-                lora=LORA if "lora" in name else None,
+                lora=(QLORA if "qlora" in name else LORA) if "lora" in name else None,
             )
             learner = start()
             if ranks.count > 1:
                 assert limits() == {PATIENCE}, f"{limits()}: a process group waits with another patience"
             folder = output / f"rank-{ranks.index}"
-            record(learner, lambda spread=spread, learner=learner: _moments(learner, spread), folder, name)  # type: ignore[misc]
+            record(learner, lambda spread=spread, learner=learner: _moments(learner, spread), folder, name, ranks)  # type: ignore[misc]
+            if name == WHOLE:
+                learner = start()
+                moments = partial(_moments, learner, spread)
+                record(learner, moments, folder, f"{name}-whole")
             if name == "lora-zero-3":
                 publish_on_a_full_disk(learner, folder / "full-disk")
             if name in RESUMED and ranks.count < 3:
@@ -319,25 +351,28 @@ def train_critic(model: Path, ranks: Ranks, folder: Path) -> None:
     made = [(groups, to_returns) for groups in BATCHES.values()]
     cannot = [(GROUPS, nothing), (ONE_GROUP, nothing), (GROUPS, poisoned)]
     for groups, weigh in (*made[:1], *cannot, *made[1:]):
-        done = critic.accumulate(groups, weigh)
+        done = critic.accumulate(as_sampled(groups, ranks), weigh)
         result = critic.step()
         reports.append([done.loss, done.responses, result.applied, result.finite, result.grad_norm, result.reason])
     folder.mkdir(parents=True, exist_ok=True)
     if ranks.first:
         critic.save(folder / "critic", exact=True)
-    values = [row for groups in BATCHES.values() for row in critic.values(groups)]
+    values = [row for groups in BATCHES.values() for row in critic.values(as_sampled(groups, ranks))]
     (folder / "critic.json").write_text(as_json([reports, values, critic.version]))
 
 
 def learn_of_teacher(learner: Learner, teacher: LogprobModel, ranks: Ranks, folder: Path) -> None:
     """Steps of a policy towards a teacher that is as spread as the policy is; what they did is in `folder`."""
     found = []
-    for groups in (ONE_GROUP, THREE_GROUPS, GROUPS):  # the groups of a step have as many responses each
+    for whole in (ONE_GROUP, THREE_GROUPS, GROUPS):  # the groups of a step have as many responses each
+        groups = as_sampled(whole, ranks)
         old, taught = (tuple(map(tuple, each.logprobs(groups, TEMPERATURE))) for each in (learner, teacher))
         scored = tuple(ScoredGroup(group, ((),) * (n := len(group.responses)), (None,) * n) for group in groups)
         batch = Batch(scored, old_logprobs=old, teacher_logprobs=taught, temperature=TEMPERATURE)
         report = update({"online": batch}, [OPD], learner, max_tokens=32, ranks=ranks)
-        figures = {name: value for name, value in report.metrics.items() if name.startswith(("term/", "update/loss"))}
+        figures = {
+            name: value for name, value in report.metrics.items() if name.startswith(("term/", "update/loss", "gap/"))
+        }
         norms = [step.grad_norm for step in report.steps]
         found.append([taught, report.credits, report.weights, norms, figures])
     folder.mkdir(parents=True, exist_ok=True)

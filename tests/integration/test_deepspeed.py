@@ -33,8 +33,10 @@ from tests.integration.deepspeed_steps import (
     ON_FOUR_RANKS,
     ON_ONE_RANK,
     ON_THREE_RANKS,
+    QLORA,
     RESUMED,
     SPREADS,
+    WHOLE,
     first_moments,
     learn_of_teacher,
     learning,
@@ -59,6 +61,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for dtype in ("float32", "bfloat16"):
         _torch(model, dtype, folder / "torch", dtype)
     _torch(model, "float32", folder / "torch", "lora", LORA)
+    _torch(model, "float32", folder / "torch", "qlora", QLORA)
     _torch(build(EXPERTS, folder / EXPERTS), "float32", folder / "torch", "experts")
     done = subprocess.run(
         [sys.executable, "-m", deepspeed_steps.__name__, str(model), str(folder)],
@@ -144,7 +147,7 @@ def largest_difference(got: list[list[list[float]]], expected: list[list[list[fl
 
 @pytest.mark.parametrize(("ranks", "name"), cases("float32"))
 def test_deepspeed_makes_the_steps_of_the_torch_engine(outcomes: Path, ranks: str, name: str) -> None:
-    expected = next((kind for kind in ("lora", "experts") if kind in name), "float32")
+    expected = next((kind for kind in ("qlora", "lora", "experts") if kind in name), "float32")
     gradient, weights, facts = outcome(outcomes / "torch" / f"{expected}.safetensors")
     got_gradient, got_weights, got = outcome(outcomes / ranks / "rank-0" / f"{name}.safetensors")
     assert distance(got_gradient, gradient) < 1e-5
@@ -165,7 +168,7 @@ def test_deepspeed_makes_the_steps_of_the_torch_engine(outcomes: Path, ranks: st
 def test_weights_that_are_changed_on_purpose_are_the_same_ones_however_they_are_spread(
     outcomes: Path, ranks: str, name: str
 ) -> None:
-    expected = next((kind for kind in ("lora", "experts") if kind in name), "float32")
+    expected = next((kind for kind in ("qlora", "lora", "experts") if kind in name), "float32")
     _, _, facts = outcome(outcomes / "torch" / f"{expected}.safetensors")
     _, _, got = outcome(outcomes / ranks / "rank-0" / f"{name}.safetensors")
     before, changed, after = got["perturbed"]
@@ -182,6 +185,17 @@ def test_all_ranks_know_what_all_did(outcomes: Path) -> None:
             _, published, second = outcome(outcomes / ranks / f"rank-{other}" / f"{name}.safetensors")
             assert json.dumps(first) == json.dumps(second)  # as text, where NaN equals NaN
             assert published == {}
+
+
+@pytest.mark.parametrize("ranks", ["two", "three"])
+def test_tokens_that_are_fetched_from_other_ranks_make_the_same_bits(outcomes: Path, ranks: str) -> None:
+    folder = outcomes / ranks / "rank-0"
+    gradient, weights, facts = outcome(folder / f"{WHOLE}-whole.safetensors")
+    got_gradient, got_weights, got = outcome(folder / f"{WHOLE}.safetensors")
+    assert json.dumps(got) == json.dumps(facts)
+    for mine, theirs in ((got_gradient, gradient), (got_weights, weights)):
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], value) for name, value in theirs.items())
 
 
 def test_a_full_disk_while_publishing_is_an_error_of_all_ranks(outcomes: Path) -> None:

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 
 from reasoner.errors import SamplerError
 from reasoner.sampling.base import Completed, Completion
-from reasoner.sampling.vllm.messages import Close, Done, RequestFailed, StartEngine, Submit, failure
+from reasoner.sampling.vllm.messages import Close, Done, EngineReady, RequestFailed, StartEngine, Submit, failure
 
 
 def hang_at_start() -> None:
@@ -37,7 +37,7 @@ def main(connection: Connection) -> None:
         except Exception as raised:
             connection.send(failure(raised))
         return
-    connection.send(Done("a fake"))
+    connection.send(Done(EngineReady("a fake", 4)))
     serve(connection, start.model)
 
 

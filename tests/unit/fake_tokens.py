@@ -41,6 +41,7 @@ class FakeTokens:
     """
 
     name, description = "fake", "a fake"
+    independent_sequences = 0
 
     def __init__(
         self, script: Script, tokenizer: Any, end_tokens: tuple[int, ...] = (2,), max_model_len: int = 4096

@@ -6,6 +6,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes
 import pytest
 import torch
 from peft import PeftModel
@@ -16,9 +17,11 @@ from reasoner.errors import ConfigError, RunError, UserError
 from reasoner.gro.weights import Weights
 from reasoner.learning.adapter import WithoutAdapter, adapted
 from reasoner.learning.model.model_weights import Dtype
+from reasoner.learning.model.quantization import is_quantized
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.models.tensor_files import Digest, read_files, read_weights
 from reasoner.models.weight_files import read_shapes
+from reasoner.planning.memory.quantized import NF4
 from tests.architectures import build
 from tests.ragged import ragged_groups
 from tests.tiny import build_tiny_model
@@ -143,15 +146,16 @@ def test_a_model_without_linear_layers_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("quantization", [None, "nf4"])
 def test_a_checkpoint_holds_the_adapter_and_goes_on_with_the_same_bits(
-    tiny: Path, tmp_path: Path, dtype: Dtype
+    tiny: Path, tmp_path: Path, dtype: Dtype, quantization: str | None
 ) -> None:
-    learner = make_learner(tiny, dtype=dtype)
+    learner = make_learner(tiny, dtype=dtype, quantization=quantization)
     step(learner)
     learner.checkpoint(tmp_path)
     kept = dict(read_files(tmp_path / "model")) | dict(read_files(tmp_path, "optimizer-*"))
     assert all(".lora_" in name for name in kept)
-    resumed = make_learner(tiny, tmp_path, dtype)
+    resumed = make_learner(tiny, tmp_path, dtype, quantization=quantization)
     for each in (learner, resumed):
         step(each)
     assert resumed.version == learner.version == 2
@@ -175,3 +179,102 @@ def test_a_checkpoint_of_another_adapter_is_refused(tiny: Path, tmp_path: Path) 
         make_learner(tiny, tmp_path, rank=8)
     with pytest.raises(RunError, match="there and missing in the model"):
         make_learner(tiny, tmp_path, targets=["q_proj"])
+
+
+def quantized_learner(folder: Path, checkpoint: Path | None = None, dtype: Dtype = "float32") -> TorchLearner:
+    return make_learner(folder, checkpoint, dtype, quantization="nf4")
+
+
+def dequantized(learner: TorchLearner, folder: Path) -> Path:
+    """A model folder with the numbers that a quantised learner computes with."""
+    plain = AutoModelForCausalLM.from_pretrained(learner.policy._folder, dtype=torch.float32)
+    layers = dict(learner.policy.model.named_modules())
+    for name, module in plain.named_modules():
+        weight: Any = getattr(getattr(layers.get(name), "base_layer", None), "weight", None)
+        if is_quantized(weight):
+            module.weight.data = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
+    plain.save_pretrained(folder)
+    return folder
+
+
+def gradients(learner: TorchLearner) -> dict[str, torch.Tensor]:
+    learner.accumulate(GROUPS, lambda _, logprobs_RT, __: Weights(torch.ones_like(logprobs_RT)), 1.0)
+    return {name: value.grad for name, value in learner.policy.trained.items() if value.grad is not None}
+
+
+def test_a_base_of_4_bits_gives_the_gradient_of_the_numbers_that_it_stands_for(tiny: Path, tmp_path: Path) -> None:
+    quantized = quantized_learner(tiny)
+    plain = make_learner(dequantized(quantized, tmp_path / "plain"))
+    layers = [each for each in quantized.policy.model.modules() if isinstance(each, bitsandbytes.nn.Linear4bit)]
+    assert len(layers) == 2 * 7  # all linear layers, and not the output layer
+    numbers = sum(layer.in_features * layer.out_features for layer in layers)
+    scales = [(s.absmax, s.state2.absmax) for s in (layer.weight.quant_state for layer in layers)]
+    taken = sum(
+        layer.weight.nbytes + first.nbytes + second.nbytes
+        for layer, (first, second) in zip(layers, scales, strict=True)
+    )
+    assert taken == pytest.approx(NF4 * numbers, rel=2e-3)
+    assert quantized.logprobs(GROUPS, 0.8) != make_learner(tiny).logprobs(GROUPS, 0.8)
+    for _ in range(2):  # in the first step A has no gradient, because B is 0
+        mine, theirs = gradients(quantized), gradients(plain)
+        assert mine.keys() == theirs.keys() == quantized.policy.trained.keys()
+        for name, expected in theirs.items():
+            torch.testing.assert_close(mine[name], expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+        for learner in (quantized, plain):
+            assert learner._optimizer.step().applied
+    assert any(float(value.abs().max()) > 0 for name, value in mine.items() if "lora_A" in name)
+
+
+def test_passes_with_and_without_gradient_give_the_same_of_4_bits(tiny: Path) -> None:
+    learner = quantized_learner(tiny, dtype="bfloat16")
+    with_gradient: list[torch.Tensor] = []
+
+    def weights(_: object, logprobs_RT: torch.Tensor, __: object) -> Weights:
+        with_gradient.append(logprobs_RT.detach().flatten())
+        return Weights(torch.ones_like(logprobs_RT))
+
+    without = torch.tensor([*chain(*learner.logprobs(GROUPS, 1.0))])
+    learner.accumulate(GROUPS, weights, 1.0)
+    seen = torch.cat(with_gradient)
+    assert torch.equal(seen[seen != 0].sort().values, without.sort().values)
+
+
+def test_of_4_bits_only_the_adapter_leaves_and_a_saved_model_has_the_original_weights(
+    tiny: Path, tmp_path: Path
+) -> None:
+    learner = quantized_learner(tiny)
+    step(learner)
+    (tmp_path / "published").mkdir()
+    learner.publish(tmp_path / "published")
+    published = dict(read_files(tmp_path / "published"))
+    assert len(published) == 2 * 2 * 7
+    assert all(".lora_" in name for name in published)
+    learner.save(tmp_path / "saved")
+    read = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), tmp_path / "published")
+    expected = read.merge_and_unload().state_dict()
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "saved").state_dict()
+    assert saved.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(saved[name], value)
+
+
+@pytest.mark.parametrize("name", ["falcon_h1", "mamba2", "gemma3_vl"])
+def test_what_an_adapter_would_miss_is_not_quantized(tmp_path: Path, name: str) -> None:
+    learner = quantized_learner(build(name, tmp_path))
+    beside = {each.partition(".lora_")[0] for each, _ in learner.policy.model.named_parameters() if ".lora_" in each}
+    quantized = {
+        each.removesuffix(".base_layer")
+        for each, module in learner.policy.model.named_modules()
+        if is_quantized(getattr(module, "weight", None))
+    }
+    assert quantized == beside
+    step(learner)
+    learner.save(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"), [("gpt2", r"Conv1D \(.*c_attn.weight\)"), ("mixtral", r"MixtralExperts \(.*gate_up_proj\)")]
+)
+def test_models_whose_weights_are_no_linear_layers_are_not_quantized(tmp_path: Path, name: str, layers: str) -> None:
+    with pytest.raises(UserError, match=rf"'nf4' is impossible for \w+: bitsandbytes.*{layers}"):
+        quantized_learner(build(name, tmp_path))

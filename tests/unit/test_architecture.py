@@ -44,7 +44,7 @@ records: io
 config: errors gro io
 processes: errors io
 workers: errors io processes records
-distributed: errors processes records
+distributed: errors io processes records
 evaluation: config records
 models: config errors io processes
 sandbox: errors io processes
@@ -496,8 +496,8 @@ curriculum.kind curriculum.longest_rest sampling.max_staleness sampling.over_sam
 sampling.engine sampling.servers sampling.weights_folder
 sampling.group_size sampling.temperature sampling.max_tokens sampling.max_prompt_tokens sampling.stop
 sampling.stop_repetition
-sampling.memory_share sampling.tensor_parallel learning.sequence_parallel learning.router_loss
-learning.optimizer
+sampling.memory_share sampling.tensor_parallel sampling.quantization learning.sequence_parallel learning.router_loss
+learning.routing_replay learning.experts learning.optimizer
 sampling.refills sampling.kv_cache_gib
 environment.name environment.options environment.tools environment.tool_options environment.format
 environment.max_turns environment.max_tool_calls environment.max_result_chars environment.timeout_s environment.workers
@@ -524,7 +524,7 @@ learning.deepspeed.zero_stage learning.deepspeed.offload_optimizer learning.deep
 learning.deepspeed.config learning.problems_per_step learning.updates_per_step learning.epochs learning.learning_rate
 learning.warmup_steps learning.decay learning.betas learning.weight_decay learning.max_grad_norm learning.max_not_finite
 learning.token_budget learning.logit_chunk learning.gradient_checkpointing learning.packing learning.share_prompts
-lora.rank lora.alpha lora.targets lora.handover critic.path critic.learning_rate critic.value_clip
+lora.rank lora.alpha lora.targets lora.handover lora.quantization critic.path critic.learning_rate critic.value_clip
 handover.check_every handover.max_gap evaluation.every evaluation.samples evaluation.temperature evaluation.max_tokens
 evaluation.correct evaluation.threshold trackers
 gro.terms.entry.credit.level gro.terms.entry.credit.k gro.terms.entry.credit.trace_scale gro.terms.entry.evidence.bound

@@ -23,6 +23,7 @@ from reasoner.processes.machine import GIB, Machine, planned_machine
 from reasoner.training.build import _with_recomputation
 from tests.unit.test_sharded_sampler import on_ranks
 
+TRUNCATED = "gro.terms.grpo.correction.kind=truncate"
 OFF = "learning.gradient_checkpointing=false"
 SEVEN = ModelSize(
     7_600_000_000, 28, 3584, 18944, 152064, heads=28, kv_heads=4, head_size=128, context=32768, architecture="Qwen2"
@@ -224,11 +225,18 @@ def test_disk_by_hand() -> None:
 @pytest.mark.parametrize(
     ("sets", "model", "reason"),
     [
+        (["learning.routing_replay=true"], SEVEN, "learning.routing_replay: Qwen2 has no experts; set it to false"),
+        (["learning.experts=eager"], SEVEN, "learning.experts = 'eager': Qwen2 has no experts"),
         (["learning.router_loss=0.01"], SEVEN, "learning.router_loss = 0.01: Qwen2 has no experts"),
         (
             ["run.ranks=8", "learning.sequence_parallel=8"],
             SEVEN,
             "Qwen2 has 28 attention heads, which 8 ranks cannot share equally; possible: 1, 2, 4, 7",
+        ),
+        (
+            ["lora.quantization=nf4", TRUNCATED],
+            replace(SEVEN, experts=8),
+            "lora.quantization = 'nf4': the experts of Qwen2 are no linear layers",
         ),
         (["sampling.max_tokens=40000"], SEVEN, "40512, and the model knows 32768 positions"),
         (

@@ -40,6 +40,9 @@ def task(tmp_path: Path) -> Path:
     return write(tmp_path / "trial.toml", TASK)
 
 
+TRUNCATED = "gro.terms.grpo.correction.kind=truncate"
+
+
 def write(path: Path, table: Mapping[str, object]) -> Path:
     path.write_text(tomli_w.dumps(table), encoding="utf-8")
     return path
@@ -358,6 +361,45 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
             ["model.device=cpu", "learning.optimizer=paged-adamw-8bit"],
             ["moves moments off a GPU, and model.device is 'cpu'"],
         ),
+        (
+            ["learning.routing_replay=true", "sampling.servers=['http://a:8000']"],
+            ["learning.routing_replay needs a sampler", "sampling.servers are not asked", "leave one of them out"],
+        ),
+        (
+            ["lora.quantization=nf4"],
+            ["gro.terms.grpo.correction.kind = 'none' with lora.quantization = 'nf4'", "correction.kind=truncate"],
+        ),
+        (
+            ["lora.quantization=nf4", "lora.handover=merged"],
+            ["lora.quantization = 'nf4' has the adapter handed over alone", "'merged'; use 'auto'"],
+        ),
+        (
+            [
+                "lora.quantization=nf4",
+                TRUNCATED,
+                "learning.engine=deepspeed",
+                "learning.deepspeed.zero_stage=3",
+            ],
+            ["lora.quantization = 'nf4' with learning.deepspeed.zero_stage = 3", "use zero_stage 2"],
+        ),
+        (["lora.quantization=int4"], ["lora.quantization", "must be one of nf4"]),
+        (
+            ["lora.rank=4", "sampling.quantization=fp8", "model.device=cpu", TRUNCATED],
+            ["sampling.quantization = 'fp8' needs CUDA", "model.device is 'cpu'; leave it out"],
+        ),
+        (["sampling.quantization=fp8", TRUNCATED], ["sampling.quantization = 'fp8' rounds weights", "lora.rank=16"]),
+        (
+            ["lora.rank=4", "sampling.quantization=fp8"],
+            ["gro.terms.grpo.correction.kind = 'none' with sampling.quantization = 'fp8'"],
+        ),
+        (
+            ["lora.rank=4", "sampling.quantization=fp8", "sampling.engine=hf", TRUNCATED],
+            ["sampling.quantization = 'fp8' is of a vLLM engine", "not of sampling.engine = 'hf'"],
+        ),
+        (
+            ["lora.rank=4", "sampling.quantization=fp8", "sampling.servers=['http://127.0.0.1:8000']", TRUNCATED],
+            ["sampling.quantization = 'fp8' is of a vLLM engine", "not of sampling.servers"],
+        ),
         (["learning.sequence_parallel=2"], ["does not divide the 1 rank into", "run.ranks, or --gpus"]),
         (
             ["run.ranks=2", "learning.sequence_parallel=2", "learning.packing=padded"],
@@ -589,3 +631,20 @@ def test_plugins_of_the_command_line_and_of_the_file_are_both_known(task: Path, 
     assert load_config(task, "laptop", [saved], [rewards]).config.rewards == given.config.rewards
     with pytest.raises(ConfigError, match="no reward source 'unit'"):
         laptop(task, rewards)
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        [TRUNCATED],
+        [TRUNCATED, "learning.engine=deepspeed", "learning.deepspeed.zero_stage=2"],
+        [TRUNCATED, "sampling.quantization=fp8"],
+        ["gro.terms.grpo.correction.kind=mask"],
+    ],
+)
+def test_a_quantized_base_is_taken_with_an_adapter_and_a_correction(task: Path, sets: list[str]) -> None:
+    config = laptop(task, "lora.quantization=nf4", *sets).config
+    assert config.lora is not None
+    assert config.lora.quantization == "nf4"
+    assert config.quantized
+    assert not laptop(task, "lora.rank=4").config.quantized

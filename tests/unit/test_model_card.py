@@ -165,6 +165,8 @@ def interrupted_run(tmp_path: Path, lora: LoraConfig | None = None, dtype: str =
     sets = [f"run.steps={PLANNED}", f"model.path={tiny}", f"model.dtype={dtype}"]
     if lora:
         sets += [f"lora.rank={lora.rank}"]
+    if lora and lora.quantization:
+        sets += [f"lora.quantization={lora.quantization}", "gro.terms.grpo.correction.kind=truncate"]
     config = load_config("math-gsm8k", "laptop", sets=sets).config
     learner = TorchLearner(
         tiny,
@@ -207,7 +209,9 @@ def same_model(folder: Path, other: Path) -> bool:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["whole", "lora"])
+@pytest.mark.parametrize(
+    "lora", [None, LoraConfig(rank=4), LoraConfig(rank=4, quantization="nf4")], ids=["whole", "lora", "qlora"]
+)
 def test_the_weights_of_an_interrupted_run_are_those_of_its_newest_checkpoint(
     tmp_path: Path, lora: LoraConfig | None, dtype: str
 ) -> None:

@@ -283,12 +283,23 @@ def test_ranks_draw_one_step_together_also_where_a_refill_is_smaller_than_they_a
     apart = [scored.group.problem.id for scored in two]
     found = on_ranks(ranks, rank)
     alone, state, _ = on_ranks(1, rank)[0]
-    for steps, own_state, _ in found:
-        assert [rollouts.rounds for rollouts in steps] == [rollouts.rounds for rollouts in alone]
-        assert own_state == state
+    check_steps([steps for steps, *_ in found], alone)
+    assert all(own_state == state for _, own_state, _ in found)
     assert any(len(some) < ranks for rollouts in alone for some in rollouts.rounds)
     seeds = [seed for _, _, sampler in found for seed in sampler.seeds]
     assert len(set(seeds)) == len(seeds)
+
+
+def check_steps(of_ranks: Sequence[Sequence[StepRollouts]], alone: Sequence[StepRollouts]) -> None:
+    """The first of several ranks has the rounds of one, the others the same groups and rewards."""
+    for index, steps in enumerate(of_ranks):
+        for rollouts, expected in zip(steps, alone, strict=True):
+            assert index or rollouts.rounds == expected.rounds
+            assert (rollouts.dropped, rollouts.tokens) == (expected.dropped, expected.tokens)
+            for groups, whole in zip(rollouts.rounds, expected.rounds, strict=True):
+                assert [(scored.group.problem.id, scored.rewards) for scored in groups] == [
+                    (scored.group.problem.id, scored.rewards) for scored in whole
+                ]
 
 
 @dataclass
@@ -487,9 +498,9 @@ def test_ranks_draw_a_mixture_together_also_where_a_task_has_fewer_problems_than
         return steps, made.state()
 
     ((alone, state),) = on_ranks(1, rank)
-    for steps, own_state in on_ranks(ranks, rank):
-        assert [rollouts.rounds for rollouts in steps] == [rollouts.rounds for rollouts in alone]
-        assert own_state == state
+    found = on_ranks(ranks, rank)
+    check_steps([steps for steps, _ in found], alone)
+    assert all(own_state == state for _, own_state in found)
     seen = Counter(scored.group.problem.part for rollouts in alone for scored in rollouts.sampled)
     assert abs(seen["math-gsm8k"] - 2 * seen["code-stdin"]) <= 1
 

@@ -73,6 +73,30 @@ def test_the_adapter_goes_alone_where_the_sampler_takes_it(
     )
 
 
+@pytest.mark.parametrize("key", ["lora.quantization", "sampling.quantization"])
+@pytest.mark.parametrize(
+    ("engine", "device", "why"),
+    [
+        ("vllm", "cpu", ""),
+        ("hf", "cpu", "the sampler is hf"),
+        ("servers", "cpu", "the sampler is servers"),
+        ("vllm", "cuda", "model.dtype = 'bfloat16'"),
+    ],
+)
+def test_rounded_weights_need_a_sampler_that_takes_the_adapter_alone(
+    key: str, engine: str, device: str, why: str
+) -> None:
+    found = config()
+    lora = LoraConfig(quantization="nf4" if key == "lora.quantization" else None)
+    sampling = found.sampling.model_copy(update={"quantization": "fp8" if key == "sampling.quantization" else None})
+    found = found.model_copy(update={"lora": lora, "sampling": sampling})
+    if not why:
+        assert merge_reason(found, engine, device) == ""
+        return
+    with pytest.raises(ConfigError, match=rf"{key} has the adapter handed over alone .*impossible: .*{why}.*{key} out"):
+        merge_reason(found, engine, device)
+
+
 SPREAD = [
     # heads, of keys and values, MLP, vocabulary, GPUs, what does not divide
     (14, 2, 4864, 151936, 7, "2 heads of keys and values and MLPs of width 4864 and vocabulary of 151936"),

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Barrier
+from random import Random
+from threading import Barrier, Lock
 from typing import Any, TypeVar, cast
 
 import pytest
 import torch
 
+from reasoner.distributed.exchange import pack, unpack
 from reasoner.distributed.ranks import ALONE, Ranks
+from reasoner.errors import SamplerError
 from reasoner.records import Group, Message, Problem, Prompt, Receipt, SamplingParams
-from reasoner.sampling.base import Sampler
+from reasoner.sampling.base import Sampler, TokenRequest
 from reasoner.sampling.sharded import ShardedSampler
 from reasoner.training.synced_sampler import SyncedSampler
+from reasoner.trajectories.sampler import TrajectorySampler
+from tests.tiny import byte_tokenizer
+from tests.unit.fake_tokens import FakeTokens
 
 T = TypeVar("T")
 PROMPTS = [Prompt(Problem(f"p{n}", (Message("user", "?"),), ""), (1,)) for n in range(5)]
@@ -72,18 +79,41 @@ class Threaded(Ranks):
     board: list[Any] = field(default_factory=list)
     barrier: Any = None
 
+    tickets: Counter[str] = field(default_factory=Counter)
+    lock: Any = field(default_factory=Lock)
+    sent: list[int] = field(default_factory=list)
+    """bytes that this rank gives to others, by call"""
+
+    def ticket(self, key: str) -> int:
+        with self.lock:
+            self.tickets[key] += 1
+            return self.tickets[key]
+
     def gather(self, value: T) -> list[T]:
-        self.board[self.index] = value
+        return self._meet(value, value)
+
+    def gather_first(self, value: T) -> list[T]:
+        values = self._meet(value, None if self.first else value)
+        return values if self.first else [value]
+
+    def exchange(self, values: Sequence[T]) -> list[T]:
+        of_others = [value for rank, value in enumerate(values) if rank != self.index]
+        return [row[self.index] for row in self._meet(values, of_others)]
+
+    def _meet(self, value: T, leaves: Any) -> list[T]:
+        """As bytes, except for a rank's own."""
+        self.sent.append(0 if leaves is None else len(pack(leaves)))
+        self.board[self.index] = pack(value)
         self.barrier.wait(30)
-        found = list(self.board)
+        found = [value if rank == self.index else unpack(packed) for rank, packed in enumerate(self.board)]
         self.barrier.wait(30)
         return found
 
 
 def on_ranks(count: int, do: Callable[[Ranks], T]) -> list[T]:
-    board, barrier = [None] * count, Barrier(count)
+    shared: dict[str, Any] = {"board": [None] * count, "barrier": Barrier(count), "tickets": Counter(), "lock": Lock()}
     with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(do, [Threaded(index, count, board=board, barrier=barrier) for index in range(count)]))
+        return list(pool.map(do, [Threaded(index, count, **shared) for index in range(count)]))
 
 
 @pytest.mark.parametrize(("per_engine", "holders"), [(1, [0, 1, 2, 3]), (2, [0, 2]), (4, [0])])
@@ -197,3 +227,132 @@ def test_one_rank_of_a_node_after_the_other() -> None:
     assert sorted(order) == [(0, 0), (0, 1), (0, 2), (1, 0)]
     with ALONE.in_turn():
         pass
+
+
+LENGTHS = (40, 3, 5, 30, 4, 2, 9, 3, 6, 2, 25, 2, 3)
+"""tokens of the longest response to each problem"""
+
+
+class SeededTokens(FakeTokens):
+    """An engine whose requests have noise of their own, as vLLM's on CUDA: what is written depends on the request.
+
+    Args:
+        wait: called before each token of all that runs.
+        sequences: how many run at the same time.
+    """
+
+    def __init__(self, wait: Callable[[], None], sequences: int) -> None:
+        def script(request: TokenRequest, k: int) -> Iterator[int]:
+            random = Random(request.params.seed + k)
+            for _ in range(max(1, LENGTHS[request.token_ids[0]] - k)):
+                yield random.randrange(3, 200)
+
+        super().__init__(script, byte_tokenizer(), end_tokens=(2,))
+        self.independent_sequences, self._wait, self.most = sequences, wait, 0
+
+    def step(self) -> None:
+        self._wait()
+        self.most = max(
+            self.most, sum(request.n for request in (running.request for running in self._running.values()))
+        )
+        super().step()
+
+
+def queued_prompts(count: int) -> list[Prompt]:
+    return [Prompt(Problem(f"p{n}", (Message("user", "?"),), ""), (n, 1)) for n in range(count)]
+
+
+@pytest.mark.parametrize(("count", "problems"), [(2, 13), (3, 13), (3, 4), (3, 2)])
+def test_an_engine_that_is_slow_gets_fewer_problems_and_the_batch_is_that_of_one_rank(
+    count: int, problems: int
+) -> None:
+    """Rank 0 waits before each token until the others have sampled all that they can."""
+    begun, done = threading.Event(), threading.Event()
+    prompts = queued_prompts(problems)
+    finished: list[int] = []
+
+    def wait() -> None:
+        begun.set()
+        assert done.wait(20)
+
+    def wait_for_it() -> None:
+        assert begun.wait(20)
+
+    def rank(here: Ranks) -> tuple[list[Group], int]:
+        tokens = SeededTokens(wait_for_it if here.index else wait, sequences=4)
+        with ShardedSampler(TrajectorySampler(tokens), here) as sampler:
+            groups = list(sampler.sample(prompts, 2, SamplingParams(1.0, 64, seed=3)))
+        finished.append(here.index)
+        if len(finished) == count - 1:
+            done.set()
+        return groups, tokens.most
+
+    found = on_ranks(count, rank)
+    with TrajectorySampler(SeededTokens(lambda: None, 1000)) as alone:
+        expected = {group.problem.id: group for group in alone.sample(prompts, 2, SamplingParams(1.0, 64, seed=3))}
+    assert len(expected) == problems
+    sampled = [group for groups, _ in found for group in groups]
+    assert {group.problem.id: group for group in sampled} == expected
+    assert len(sampled) == problems  # each once
+    slow = {group.problem.id for group in found[0][0]}
+    assert slow == {f"p{n}" for n in range(0, problems, count)[:2]}  # what it had begun: two groups of two responses
+    assert all(most <= 4 for _, most in found)
+
+
+def test_an_engine_with_room_for_all_that_it_was_dealt_leaves_others_theirs() -> None:
+    """However late they come: an engine never begins more groups at the same time than it was dealt, and the first of
+    each is its own."""
+    prompts = queued_prompts(9)
+    held = threading.Event()
+
+    def rank(here: Ranks) -> list[str]:
+        with ShardedSampler(TrajectorySampler(SeededTokens(lambda: None, 1000)), here) as sampler:
+            draws = sampler.sample(prompts, 1, SamplingParams(1.0, 64, seed=3))
+            if here.index == 2:
+                assert held.wait(20)
+            names = [group.problem.id for group in draws]
+        if here.index == 0:
+            held.set()
+        return names
+
+    names = on_ranks(3, rank)
+    assert "p2" in names[2]
+    assert sorted(name for own in names for name in own) == sorted(f"p{n}" for n in range(9))
+
+
+def test_an_engine_that_fails_ends_with_its_message_and_no_other_waits_for_it() -> None:
+    prompts = queued_prompts(13)
+    steps = iter(range(4))
+
+    def fail() -> None:
+        if next(steps, None) is None:
+            raise SamplerError("the engine is gone")
+
+    def rank(here: Ranks) -> str | int:
+        with ShardedSampler(TrajectorySampler(SeededTokens(fail if here.index else lambda: None, 4)), here) as sampler:
+            try:
+                return len(list(sampler.sample(prompts, 2, SamplingParams(1.0, 64, seed=3))))
+            except SamplerError as error:
+                return str(error)
+
+    others, failing = on_ranks(2, rank)
+    assert "the engine is gone" in str(failing)
+    assert "It was sampling: problem p" in str(failing)
+    assert 7 <= int(others) <= 12  # all but what the other had begun
+
+
+def test_where_noise_is_shared_every_engine_samples_what_it_was_dealt() -> None:
+    """On a CPU a response depends on what is sampled with it: the deal does not depend on the clock."""
+
+    def rank(here: Ranks) -> tuple[list[str], list[str]]:
+        tokens = SeededTokens(lambda: None, 0)
+        with ShardedSampler(TrajectorySampler(tokens), here) as sampler:
+            names = [
+                group.problem.id for group in sampler.sample(queued_prompts(5), 2, SamplingParams(1.0, 64, seed=3))
+            ]
+        assert not cast(Any, here).tickets
+        return sorted(names), tokens.told[:1]
+
+    (first, told), (second, other) = on_ranks(2, rank)
+    assert (first, second) == (["p0", "p2", "p4"], ["p1", "p3"])
+    assert told != other  # each has a seed of its own

@@ -22,7 +22,18 @@ from reasoner.sampling.base import Completed, Completion, TokenRequest
 from reasoner.sampling.responses import prompt_seeds
 from reasoner.sampling.vllm import engine as vllm_engine
 from reasoner.sampling.vllm.engine import VllmSampler
-from reasoner.sampling.vllm.messages import Begin, Load, Request, ScoreRequest, Sleep, StartEngine, Submit, Value, Wake
+from reasoner.sampling.vllm.messages import (
+    Begin,
+    EngineReady,
+    Load,
+    Request,
+    ScoreRequest,
+    Sleep,
+    StartEngine,
+    Submit,
+    Value,
+    Wake,
+)
 from reasoner.trajectories.sampler import TrajectorySampler
 from tests.tiny import byte_tokenizer
 
@@ -108,6 +119,7 @@ def host_of(start: StartEngine) -> tuple[Any, NotedVllm]:
     host._device, host._end_tokens, host._adapter, host._version = start.device, (2,), None, 0
     host._discards_weights, host._cache_sleeps = start.discards_weights, False
     host._takes_adapters = bool(start.adapter_rank)
+    host._returns_routes = start.returns_routes
     return host, noted
 
 
@@ -196,7 +208,7 @@ def test_there_is_room_for_the_number_of_a_response_beside_a_seed() -> None:
 class FakeHost:
     """Answers every request."""
 
-    is_open, description = True, "a fake"
+    is_open, ready = True, EngineReady("a fake", 4)
 
     def __init__(self, start: StartEngine, log: Path) -> None:
         self.submitted: deque[TokenRequest] = deque()
@@ -322,6 +334,34 @@ def test_every_reason_that_vllm_has_for_an_end_is_understood() -> None:
     host._answer(asked)
     with pytest.raises(SamplerError, match="ended a response with 'new', so"):
         host._finish(ended("new", "stop", "stop"))
+
+
+@pytest.mark.usefixtures("stubs")
+def test_the_experts_that_vllm_chose_come_with_every_continuation_or_are_missed() -> None:
+    host, _ = host_of(replace(CUDA, returns_routes=True))
+    sent: list[Any] = []
+    host._connection = SimpleNamespace(send=sent.append)
+    asked = Submit((TokenRequest(4, (1, 2, 3), 3, PARAMS),))
+    output = ended("stop", "length", "abort")
+    for number, part in enumerate(output.outputs):
+        part.routed_experts = np.arange(4 * 2 * 2, dtype=np.uint8).reshape(4, 2, 2) + number  # of 1, 2, 3, 7
+    none = output.outputs[2]
+    none.token_ids, none.logprobs, none.routed_experts = [], SimpleNamespace(token_ids=[], logprobs=[]), None
+    host._answer(asked)
+    host._finish(output, is_aborted=True)
+    routes = [list(completion.routes) for completion in sent[-1].completions]
+    assert routes == [[*range(16)], [*range(1, 17)], []]
+    for missing, known in ((None, "none"), (np.zeros((3, 2, 2), np.uint8), "those of 3")):
+        output = ended("stop", "stop", "stop")
+        for part in output.outputs:
+            part.routed_experts = missing
+        host._answer(asked)
+        with pytest.raises(SamplerError, match=f"chose for 4 tokens, but {known}: set learning.routing_replay = false"):
+            host._finish(output)
+    from reasoner.sampling.vllm.host import engine_arguments
+
+    assert engine_arguments(replace(CUDA, returns_routes=True))["enable_return_routed_experts"]
+    assert "enable_return_routed_experts" not in engine_arguments(CUDA)  # which older releases do not know
 
 
 @pytest.mark.usefixtures("stubs")

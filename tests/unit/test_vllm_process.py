@@ -18,7 +18,7 @@ from reasoner.errors import SamplerError
 from reasoner.records import SamplingParams
 from reasoner.sampling.base import Completion, TokenRequest
 from reasoner.sampling.vllm import process as vllm_process
-from reasoner.sampling.vllm.messages import Sleep, StartEngine, Submit, vllm_message
+from reasoner.sampling.vllm.messages import EngineReady, Sleep, StartEngine, Submit, vllm_message
 from reasoner.sampling.vllm.process import EngineProcess, StartHungError, host_environment
 
 
@@ -85,7 +85,7 @@ def submitted(tokens: int = 1, id_: int = 1) -> Submit:
 
 def test_requests_are_answered_and_closing_twice_is_safe(tmp_path: Path) -> None:
     host = EngineProcess(start("serve"), tmp_path / "log")
-    assert host.description == "a fake"
+    assert host.ready == EngineReady("a fake", 4)
     assert host.completed(0.0) is None
     host.send(submitted())
     assert host.call(Sleep()) is None  # what is completed meanwhile is kept

@@ -300,3 +300,5 @@ def test_a_gap_above_the_limit_stops_the_run_and_says_why(mean: float) -> None:
 
 def test_the_limit_depends_on_the_number_format_unless_it_is_configured() -> None:
     assert (gap_limit("float32", None), gap_limit("bfloat16", None), gap_limit("float32", 0.5)) == (1e-3, 0.1, 0.5)
+    assert [gap_limit(dtype, None, quantized=True) for dtype in ("float32", "bfloat16")] == [0.3, 0.3]
+    assert gap_limit("bfloat16", 0.05, quantized=True) == 0.05

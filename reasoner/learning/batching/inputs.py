@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from reasoner.io.token_array import Kind, TokenArray
 from reasoner.learning.batching.packing import MicroBatch
+from reasoner.learning.batching.routes import UNKNOWN
 from reasoner.learning.batching.shapes import Segments, SequenceShape
 from reasoner.records import Response
 
@@ -55,6 +56,8 @@ class ModelInputs:
     """The shapes as one call of attention; None: padded sequences, or a CPU, which has no kernel for it."""
     row_slice: RowSlice | None = None
     """Ids, positions, predictors and targets are those of a slice of the flat input; None: they are whole."""
+    routes_LW: Tensor | None = None
+    """(B * L, layers x choices) The experts of every token, -1 where they are not known; None: routers choose."""
 
     def cut(self, index: int, count: int) -> ModelInputs:
         """The slice that one of `count` ranks has of a flat input, which is filled up to equal slices.
@@ -83,6 +86,7 @@ class ModelInputs:
             position_ids_BL=pad(self.position_ids_BL, filled)[:, own],
             predictors_S=self.predictors_S[selected_S] - index * length,
             targets_S=self.targets_S[selected_S],
+            routes_LW=None if self.routes_LW is None else pad(self.routes_LW, (0, 0, *filled), value=UNKNOWN)[own],
             row_slice=RowSlice(tuple(owners_S.bincount(minlength=count).tolist()), places_S),
         )
 
@@ -150,17 +154,23 @@ def flat_inputs(batch: MicroBatch, device: torch.device) -> ModelInputs:
     shapes: list[SequenceShape] = []
     end = 0
     for sequence in batch.sequences:
-        start, prompt = end, len(sequence.prompt_ids)
-        shapes.append(SequenceShape(start, prompt, tuple(len(response) - 1 for response in sequence.responses)))
+        start, prompt, tree = end, len(sequence.prompt_ids), sequence.pieces
+        shapes.append(SequenceShape(start, prompt, tuple(map(len, tree.pieces)), tree.parents))
         ids.append(_numbers(sequence.prompt_ids))
         positions.append(np.arange(prompt))
         end += prompt
-        for response in sequence.responses:
+        places: list[_Numbers] = []
+        ends = {-1: prompt}
+        for piece, parent in zip(tree.pieces, tree.parents, strict=True):
+            ends[len(places)] = ends[parent] + len(piece)
+            places.append(np.arange(end, end + len(piece)))
+            ids.append(_numbers(piece))
+            positions.append(np.arange(ends[parent], ends[parent] + len(piece)))
+            end += len(piece)
+        for response, path in zip(sequence.responses, tree.paths, strict=True):
             targets.append(_numbers(response))
-            ids.append(targets[-1][:-1])
-            positions.append(np.arange(prompt, prompt + len(response) - 1))
-            predictors += [_numbers((start + prompt - 1,)), np.arange(end, end + len(response) - 1)]
-            end += len(response) - 1
+            before = np.concatenate([_numbers((start + prompt - 1,)), *(places[place] for place in path)])
+            predictors.append(before[: len(response)])
     return ModelInputs(
         _tensor(ids, device).unsqueeze(0),
         _tensor(positions, device).unsqueeze(0),

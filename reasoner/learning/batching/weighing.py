@@ -26,10 +26,26 @@ class WeightedLoss:
     """Sum of H over the policy's tokens, nats; 0 where entropies were not computed."""
     balance: float = 0.0
     """Sum over the responses of how evenly routers spread them; 0 where that was not computed."""
+    rerouted: float = 0.0
+    """Sum over the policy's tokens with replayed experts of the share of layers in which routers would have chosen
+    others."""
+    replayed: int = 0
+    """Those tokens."""
 
     def balanced(self, balance_R: Tensor, weight: float) -> WeightedLoss:
         """With `weight * sum balance` added to the loss, whatever the weights of the tokens are."""
-        return WeightedLoss(self.loss + weight * balance_R.sum(), True, self.entropy, float(balance_R.detach().sum()))
+        loss = self.loss + weight * balance_R.sum()
+        return replace(self, loss=loss, nonzero=True, balance=float(balance_R.detach().sum()))
+
+    def counted(self, rerouted_S: Tensor, mask_S: Tensor) -> WeightedLoss:
+        """With what replay changed.
+
+        Args:
+            rerouted_S: for each response token, -1 where nothing was replayed.
+            mask_S: the tokens that the policy wrote.
+        """
+        counted_S = mask_S & (rerouted_S >= 0)
+        return replace(self, rerouted=float(rerouted_S[counted_S].sum()), replayed=int(counted_S.sum()))
 
     def detached(self) -> WeightedLoss:
         """Without what the backward pass would need."""

@@ -31,9 +31,16 @@ from torch import Tensor, nn
 
 from reasoner.config import LearningConfig, LoraConfig
 from reasoner.distributed.ranks import ALONE, Ranks, share_patience
-from reasoner.distributed.sharding import GroupRows, rows_by_group, same_batch, sharded_outputs, share_of
+from reasoner.distributed.sharding import (
+    GroupRows,
+    rows_by_group,
+    same_batch,
+    sharded_outputs,
+    share_of,
+    with_tokens,
+)
 from reasoner.errors import RunError
-from reasoner.learning.batching.inputs import ModelInputs
+from reasoner.learning.batching.inputs import ModelInputs, policy_mask
 from reasoner.learning.batching.packing import MicroBatch, PackedSequence
 from reasoner.learning.batching.weighing import WeightedLoss, weigh_batch
 from reasoner.learning.deepspeed.settings import deepspeed_settings
@@ -102,6 +109,8 @@ class DeepspeedLearner:
             self.policy = TorchPolicy(folder, options)
         if config.router_loss:
             self.policy.watch_routers()
+        if config.routing_replay:
+            self.policy.replay_routes()
         self.version = 0
         self._lora = lora
         self._config = config
@@ -145,7 +154,7 @@ class DeepspeedLearner:
         return self.policy.perturbed(sizes, lambda parameters: self._gathered(parameters, modifier_rank=0))
 
     def logprobs(self, groups: Sequence[Group], temperature: float) -> list[Sequence[float]]:
-        self.policy.check(rows_by_group(groups), temperature)
+        self._check(rows_by_group(groups), groups, temperature)
         return sharded_outputs(groups, self._ranks, lambda share: self._logprobs(share, temperature))
 
     @torch.no_grad()
@@ -171,9 +180,10 @@ class DeepspeedLearner:
     ) -> Accumulated:
         selected = rows_by_group(groups, rows, unit_ids)
         same_batch(selected, self._ranks)
-        self.policy.check(selected, temperature)
+        self._check(selected, groups, temperature)
         count = sum(len(group.rows) for group in selected)
-        batches = self.policy.packing.micro_batches(share_of(selected, self._ranks))
+        share = with_tokens(share_of(selected, self._ranks), groups, self._ranks)
+        batches = self.policy.packing.micro_batches(share)
         responses = [response for group in groups for response in group.responses]
         weighed: list[WeightedLoss] = []
         for batch in self._rounds(batches):
@@ -185,6 +195,10 @@ class DeepspeedLearner:
         of_ranks = self._ranks.gather_shares((counts, [float(part.loss) for part in weighed if part.nonzero]))
         self._losses += [loss for _, losses in of_ranks for loss in losses]
         return sum((counts for counts, _ in of_ranks[1:]), of_ranks[0][0])
+
+    def _check(self, selected: Sequence[GroupRows], groups: Sequence[Group], temperature: float) -> None:
+        """As `TorchPolicy.check`, of a batch whose tokens are spread over the ranks."""
+        self.policy.check(selected, temperature, partial(with_tokens, groups=groups, ranks=self._ranks))
 
     def _accumulate_one(
         self,
@@ -201,10 +215,12 @@ class DeepspeedLearner:
             count: the responses of all micro-batches, of all ranks.
         """
         inputs = self.policy.inputs(batch)
-        logprobs_S, entropies_S, balance_R = scores = self._engine(inputs, temperature, entropy)
+        logprobs_S, entropies_S, balance_R, rerouted_S = scores = self._engine(inputs, temperature, entropy)
         weighed = weigh_batch(batch, responses, inputs, logprobs_S, entropies_S, weights)
         if balance_R is not None:
             weighed = weighed.balanced(balance_R, self._config.router_loss / count)
+        if rerouted_S is not None:
+            weighed = weighed.counted(rerouted_S, policy_mask(batch, responses, rerouted_S.device))
         if weighed.nonzero or self._ranks.count > 1:
             # A loss that is not finite spoils the gradient, also where its derivative would be: the step is skipped.
             factor = self._ranks.count if math.isfinite(float(weighed.loss.detach())) else math.nan

@@ -34,15 +34,17 @@ from reasoner.learning.batching.packing import (
     pack,
     pack_padded,
 )
+from reasoner.learning.batching.routes import flat_routes, padded_routes
 from reasoner.learning.device import prepare_device
 from reasoner.learning.model.attention import IMPLEMENTATION, CannotPackError, described_kernel
 from reasoner.learning.model.model_weights import Dtype, ModelWeights
 from reasoner.learning.model.options import ModelOptions
+from reasoner.learning.model.quantization import prepare_quantized, quantized_loading
 from reasoner.learning.model.rotary import rotate_as_vllm, separate_sequences
 from reasoner.learning.perturbing import Gather, perturbed
 from reasoner.models.checkpoint_names import CheckpointNames
 from reasoner.models.files import ModelFiles
-from reasoner.models.loading import load_model
+from reasoner.models.loading import check_weights, load_model
 from reasoner.models.model_config import attention_of
 
 ALLOWED_GAP: dict[Dtype, float] = {"float64": 1e-4, "float32": 1e-3, "bfloat16": 0.1}
@@ -101,10 +103,12 @@ class Backbone:
         self._folder = Path(folder)
         self._compared: float = 0
         """tokens of the longest sequence whose packed and plain forward passes were compared"""
+        self._route_width = 0
+        """numbers that say the experts of a token; 0: they are not replayed"""
         self._lora = options.lora
         names, files = self._load(options, output_layer=output_layer)
         # before DeepSpeed shards them
-        self.weights = ModelWeights(self.model, names, files, options.dtype, options.lora)
+        self.weights = ModelWeights(self.model, names, files, options.dtype, options.lora, self._folder)
         self._by_length = separate_sequences(self.model)
         self._plain_attention = self.model.config._attn_implementation
         self.model.eval()
@@ -120,17 +124,27 @@ class Backbone:
         """Load the weights into `model`, with the adapter; the names of its tensors, and its files for saving."""
         config = AutoConfig.from_pretrained(self._folder, trust_remote_code=options.trust_remote_code)
         _without_dropout(config)
+        dtype, quantization = torch.float32 if self._autocast else getattr(torch, options.dtype), {}
+        if options.lora is not None and options.lora.quantization:
+            dtype = getattr(torch, options.dtype)
+            skeleton = check_weights(self._folder, options.trust_remote_code, head=output_layer).model
+            quantization = quantized_loading(skeleton, self.device, dtype)
         loaded = load_model(
             self._folder,
             device=self.device,
-            dtype=torch.float32 if self._autocast else getattr(torch, options.dtype),
+            dtype=dtype,
             trust_remote_code=options.trust_remote_code,
             head=output_layer,
             weights=None if options.lora else options.weights,
             config=config,
             attn_implementation=attention_of(config),
+            **quantization,
         )
         self.model: Any = loaded.model
+        if options.experts != "auto":
+            self._choose_experts(options.experts)
+        if quantization:
+            prepare_quantized(self.model, autocast=self._autocast)
         if options.lora is not None:
             add_adapter(self.model, options.lora)
             if options.weights is not None:
@@ -138,11 +152,22 @@ class Backbone:
         head = None if output_layer else type(self.model).__name__
         return loaded.names, ModelFiles(self._folder, loaded.skeleton.generation, head)
 
+    def _choose_experts(self, wanted: str) -> None:
+        """Have experts computed as it is asked for. Raises UserError where this model has one way of its own."""
+        if self.model._can_set_experts_implementation():
+            self.model.set_experts_implementation(wanted)
+        elif wanted != "eager":
+            raise UserError(
+                f"learning.experts = {wanted!r} is impossible for {type(self.model).__name__}, whose experts have an "
+                "implementation of their own: set it to 'auto'"
+            )
+
     @property
     def description(self) -> str:
         """Versions, device, number format, packing and adapter, for the log."""
         numbers = "bfloat16 over float32 parameters" if self._autocast else self.dtype
         adapter = f"; adapter next to {', '.join(adapted(self.model))}" if self._lora is not None else ""
+        adapter += f" in {self._lora.quantization}" if self._lora is not None and self._lora.quantization else ""
         attention = f"; attention {described_kernel(self.device, self.dtype)}" if self.packing.flat else ""
         return f"torch {torch.__version__}, {self.device}, {numbers}; {self.packing}{attention}{adapter}"
 
@@ -152,9 +177,11 @@ class Backbone:
 
     def inputs(self, batch: MicroBatch) -> ModelInputs:
         """A micro-batch as it goes through the model."""
-        if not self.packing.flat:
-            return padded_inputs(batch, self.device)
-        inputs = flat_inputs(batch, self.device)
+        inputs = (flat_inputs if self.packing.flat else padded_inputs)(batch, self.device)
+        if self._route_width:
+            routes_LW = (flat_routes if self.packing.flat else padded_routes)(batch, self._route_width)
+            if routes_LW is not None:
+                inputs = replace(inputs, routes_LW=torch.from_numpy(routes_LW).to(self.device))
         return inputs if self._sequence.count == 1 else inputs.cut(self._sequence.index, self._sequence.count)
 
     def gathered(self, outputs: Tensor, inputs: ModelInputs) -> Tensor:
@@ -180,7 +207,13 @@ class Backbone:
         hidden_SH: Tensor = output.last_hidden_state.flatten(0, 1).index_select(0, inputs.predictors_S)
         return hidden_SH
 
-    def compare(self, groups: Sequence[GroupRows], what: str, gap: Callable[[MicroBatch], float]) -> None:
+    def compare(
+        self,
+        groups: Sequence[GroupRows],
+        what: str,
+        gap: Callable[[MicroBatch], float],
+        fetch: Callable[[Sequence[GroupRows]], Sequence[GroupRows]] = lambda groups: groups,
+    ) -> None:
         """Compare packed responses with plain forward passes over one sequence each: the longest and the shortest.
 
         On the first batch, and again on a batch with a sequence that is much longer than those compared before: a
@@ -192,6 +225,7 @@ class Backbone:
             what: what is compared, for the message.
             gap: mean difference per token between the packed and the plain forward passes of a micro-batch, without
                 gradient.
+            fetch: gives the groups that are compared their tokens, where other ranks have these.
 
         Raises:
             RunError: they differ by more than rounding.
@@ -202,7 +236,7 @@ class Backbone:
         if longest <= GROWTH * self._compared:
             return
         sharing: Sharing = "never" if self.packing.sharing == "never" else "always"
-        for batch in replace(self.packing, sharing=sharing).micro_batches(extremes_of(groups)):
+        for batch in replace(self.packing, sharing=sharing).micro_batches(fetch(extremes_of(groups))):
             self._judge(gap(batch), what)
         self._compared = longest
 

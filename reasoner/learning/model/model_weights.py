@@ -24,9 +24,10 @@ from reasoner.learning.adapter import (
     sources,
     write_adapter,
 )
+from reasoner.learning.model.quantization import is_quantized
 from reasoner.models.checkpoint_names import CheckpointNames
 from reasoner.models.files import ModelFiles, write_model
-from reasoner.models.tensor_files import check_room, read_files, write_weights
+from reasoner.models.tensor_files import check_room, read_files, read_tensors, write_weights
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 Fetch = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...] | None]
@@ -36,7 +37,13 @@ class ModelWeights:
     """Reads the weights of a model in memory and writes them to folders."""
 
     def __init__(
-        self, model: nn.Module, names: CheckpointNames, files: ModelFiles, dtype: Dtype, lora: LoraConfig | None
+        self,
+        model: nn.Module,
+        names: CheckpointNames,
+        files: ModelFiles,
+        dtype: Dtype,
+        lora: LoraConfig | None,
+        folder: Path,
     ) -> None:
         """Measure what will be published, before DeepSpeed shards the parameters.
 
@@ -46,14 +53,16 @@ class ModelWeights:
             files: the other files of that folder.
             dtype: number format in which the weights are published.
             lora: the adapter; None: the model has none.
+            folder: that the model came from; weights that are quantised in memory are read from it again.
         """
         self._model = model
+        self._folder = folder
         self._names = names
         self._files = files
         self._lora = lora
         self._published_dtype: torch.dtype = getattr(torch, dtype)
         self._trained_dtype = torch.float64 if dtype == "float64" else torch.float32
-        self._adapter_alone = lora is not None and lora.handover == "adapter"
+        self._adapter_alone = lora is not None and (lora.handover == "adapter" or lora.quantization is not None)
         """Whether samplers get the adapter and nothing else."""
         sizes = [value.numel() for value in self.checkpointed().values()] if self._adapter_alone else names.sizes
         self._published_bytes = sum(sizes) * self._published_dtype.itemsize
@@ -68,7 +77,7 @@ class ModelWeights:
         """
         named, dtype = sources(self._model.state_dict(keep_vars=True)), self._dtype(exact)
         for writer in self._names.writers:
-            parts = [fetch(named[name]) if fetch else named[name] for name in writer.sources]
+            parts = [self._complete(name, named[name], fetch) for name in writer.sources]
             weights = [
                 self._merged(part, dtype if isinstance(named[name][0], nn.Parameter) else named[name][0].dtype)
                 for name, part in zip(writer.sources, parts, strict=True)
@@ -76,6 +85,19 @@ class ModelWeights:
             ]
             if weights:
                 yield from writer(weights).items()
+
+    def _complete(self, name: str, parts: tuple[Tensor, ...], fetch: Fetch | None) -> tuple[Tensor, ...] | None:
+        """The parts of a weight, as `fetch` gathers them; of one that is quantised in memory, with the original W."""
+        if not is_quantized(parts[0]):
+            return fetch(parts) if fetch else parts
+        adapter = fetch(parts[1:]) if fetch else parts[1:]
+        return None if adapter is None else (self._original(name), *adapter)
+
+    def _original(self, name: str) -> Tensor:
+        """A weight by its name in memory, from the folder that the model came from."""
+        reader = next(reader for reader in self._names.readers if name in reader.results)
+        tensors = dict(read_tensors(self._folder, reader.sources))
+        return reader([tensors[source] for source in reader.sources])[name]
 
     def published(self, fetch: Fetch | None = None) -> Iterator[tuple[str, Tensor]]:
         """The weights that samplers load: those of the plain model, or of the adapter alone.
@@ -160,5 +182,5 @@ class ModelWeights:
         weight, *adapter = (part.detach() for part in parts)
         if adapter:
             assert self._lora is not None
-            weight = merge(weight, adapter[0], adapter[1], self._lora)
+            weight = merge(weight.to(adapter[0].device), adapter[0], adapter[1], self._lora)
         return weight.to(dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from reasoner.config import LearningConfig, LoraConfig
 from reasoner.learning.batching.packing import Layout, Sharing
@@ -40,6 +40,8 @@ class ModelOptions:
     lora: LoraConfig | None = None
     """Freeze the model and put an adapter into it, which is published alone with `handover = "adapter"`; None:
     without."""
+    experts: Literal["auto", "eager", "batched_mm", "grouped_mm"] = "auto"
+    """Implementation of the experts of a mixture; `auto`: transformers chooses."""
     sequence: SequenceRanks = WHOLE
     """The ranks that put every row through the model together; a row has `token_budget` tokens for each."""
 
@@ -55,4 +57,5 @@ class ModelOptions:
             share_prompts=config.share_prompts,
             gradient_checkpointing=bool(config.gradient_checkpointing),
             trust_remote_code=trust_remote_code,
+            experts=config.experts,
         )

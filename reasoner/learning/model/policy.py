@@ -5,7 +5,8 @@ The learner is one with an optimiser around it; the reference policy is one that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,13 +21,15 @@ from reasoner.learning.model.backbone import Backbone, Packing
 from reasoner.learning.model.logprobs import head_of, token_logprobs
 from reasoner.learning.model.model_weights import Dtype
 from reasoner.learning.model.options import ModelOptions
+from reasoner.learning.model.replay import RoutingReplay
 from reasoner.learning.model.routing import Routed, Routers, balance
 from reasoner.records import Group
 
 __all__ = ["Dtype", "ModelOptions", "Packing", "TorchPolicy"]
 
-ModelOutputs = tuple[Tensor, Tensor | None, Tensor | None]
-"""(S,) log-probabilities, (S,) entropies, (R,) balance of the routers; None: not asked for."""
+ModelOutputs = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
+"""(S,) log-probabilities, (S,) entropies, (R,) balance of the routers, and (S,) the share of the layers in which a
+router would have chosen other experts than those that it was given, -1 where it was given none; None: not asked for."""
 COMPARED_TOKENS = 64
 """last tokens of a response that the comparison with a plain forward pass reads: it holds their whole logits"""
 
@@ -45,6 +48,7 @@ class TorchPolicy(Backbone):
         self._logit_chunk = options.logit_chunk
         self.head = head_of(self.model)
         self._routers: Routers | None = None
+        self._replay: RoutingReplay | None = None
 
     @property
     def _chunk(self) -> int:
@@ -102,19 +106,38 @@ class TorchPolicy(Backbone):
         """
         self._routers = Routers(self.model)
 
+    def replay_routes(self) -> None:
+        """Have the experts chosen that the sampler chose, for responses that say them.
+
+        Raises:
+            UserError: this model has no routers that can be told what to choose.
+        """
+
+        def probe() -> None:
+            with self.own_attention(), self.autocast():
+                self.model(input_ids=torch.zeros((1, 3), dtype=torch.int64, device=self.device), use_cache=False)
+
+        self._replay = RoutingReplay(self.model, probe)
+        self._route_width = self._replay.width
+
     def scores(self, inputs: ModelInputs, temperature: float, entropy: bool) -> ModelOutputs:
         """(S,) log-probabilities of a micro-batch's response tokens, in the order of its `rows`, with gradient.
 
-        With `entropy` also (S,) the entropy of the distribution that each token was sampled from, else None; and, where
-        routers are watched and a gradient is wanted, (R,) the balance of each response (`routing`), else None.
+        With `entropy` also (S,) the entropy of the distribution that each token was sampled from, else None; where
+        routers are watched and a gradient is wanted, (R,) the balance of each response (`routing`), else None; and (S,)
+        how much replay changed, where the inputs have experts to replay, else None.
         """
-        balance_R = None
+        balance_R = rerouted_S = None
+        if self._replay is not None:
+            self._replay.begin(inputs.routes_LW)
         if self._routers is not None and torch.is_grad_enabled():
             with self._routers.recording() as routed:
                 hidden_SH = self.hidden(inputs)
             balance_R = self._balance(routed, inputs)
         else:
             hidden_SH = self.hidden(inputs)
+        if self._replay is not None and (rerouted_L := self._replay.end()) is not None:
+            rerouted_S = self.gathered(rerouted_L.index_select(0, inputs.predictors_S), inputs)
         entropies_S = None
         with self.autocast():
             if entropy:
@@ -124,7 +147,8 @@ class TorchPolicy(Backbone):
             else:
                 logprobs_S = token_logprobs(hidden_SH, inputs.targets_S, self.head, temperature, self._chunk)
         logprobs_S = self.gathered(logprobs_S, inputs)
-        return logprobs_S, None if entropies_S is None else self.gathered(entropies_S, inputs), balance_R
+        entropies_S = None if entropies_S is None else self.gathered(entropies_S, inputs)
+        return logprobs_S, entropies_S, balance_R, rerouted_S
 
     def _balance(self, routed: Sequence[Routed], inputs: ModelInputs) -> Tensor:
         """(R,) mean over the layers."""
@@ -136,18 +160,26 @@ class TorchPolicy(Backbone):
             layers.append(balance(logits_SE, choices_SK, inputs.lengths_R))
         return torch.stack(layers).mean(0)
 
-    def check(self, groups: Sequence[GroupRows], temperature: float) -> None:
+    def check(
+        self,
+        groups: Sequence[GroupRows],
+        temperature: float,
+        fetch: Callable[[Sequence[GroupRows]], Sequence[GroupRows]] = lambda groups: groups,
+    ) -> None:
         """Compare packed responses with plain forward passes over one sequence each, on the first batch (`compare`).
+
+        Args:
+            fetch: as in `compare`.
 
         Raises:
             RunError: they differ by more than rounding.
         """
-        self.compare(groups, "log-probabilities", lambda batch: self._gap(batch, temperature))
+        self.compare(groups, "log-probabilities", lambda batch: self._gap(batch, temperature), fetch)
 
     @torch.no_grad()
     def _gap(self, batch: MicroBatch, temperature: float) -> float:
         """Mean absolute difference per token, over the last tokens of each response."""
-        inputs = self.inputs(batch)
+        inputs = replace(self.inputs(batch), routes_LW=None)
         packed_S, *_ = self.scores(inputs, temperature, False)
         packed_S = torch.cat([part[-COMPARED_TOKENS:] for part in inputs.parts(packed_S)])
         with self.own_attention():

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from reasoner.errors import UserError
+from reasoner.models.model_config import Router, routers_of
 
 Routed = tuple[Tensor, Tensor]
 """A router's logits (tokens, E) and choices (tokens, K)."""
@@ -38,15 +39,15 @@ class Routers:
             UserError: there are none, or they give no logits and choices.
         """
         self._record_to: list[Routed] | None = None
-        found = list(_routers(model))
-        if not found:
+        routers = routers_of(model)
+        if not routers:
             raise UserError(
                 f"learning.router_loss is for models with experts whose routers transformers names, and "
                 f"{type(model).__name__} has none; set it to 0"
             )
-        self.count = len(found)
-        for module, place in found:
-            module.register_forward_hook(partial(self._record, place))
+        self.count = len(routers)
+        for router in routers:
+            router.module.register_forward_hook(partial(self._record, router))
 
     @contextmanager
     def recording(self) -> Iterator[list[Routed]]:
@@ -57,16 +58,16 @@ class Routers:
         finally:
             self._record_to = None
 
-    def _record(self, place: int, module: nn.Module, _: Any, output: Any) -> None:
+    def _record(self, router: Router, module: nn.Module, _: Any, output: Any) -> None:
         if self._record_to is None:
             return
-        choices = [part for part in output if isinstance(part, Tensor) and not part.is_floating_point()]
-        if len(choices) != 1:
+        choices = router.choices(output)
+        if choices is None:
             raise UserError(
                 f"learning.router_loss is impossible for this model: {type(module).__name__} does not say which "
                 "experts it chose; set it to 0"
             )
-        self._record_to.append((output[place], choices[0]))
+        self._record_to.append((output[router.logits], choices))
 
 
 def balance(logits_SE: Tensor, choices_SK: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -101,15 +102,3 @@ def _probabilities(given_SE: Tensor) -> Tensor:
     if len(values_SE) and bool((values_SE >= 0).all()) and bool(((values_SE.sum(1) - 1).abs() < 1e-2).all()):
         return given_SE
     return torch.softmax(given_SE, dim=1)
-
-
-def _routers(model: nn.Module) -> Iterator[tuple[nn.Module, int]]:
-    """The modules that route, in the order of the layers, and the place of the logits in what they give."""
-    places: dict[type[nn.Module], int] = {}
-    for module in model.modules():
-        recorder: Any = (getattr(module, "_can_record_outputs", None) or {}).get("router_logits")
-        if hasattr(recorder, "target_class") and recorder.target_class is not nn.Linear:
-            places[recorder.target_class] = recorder.index
-    for module in model.modules():
-        if type(module) in places:
-            yield module, places[type(module)]

@@ -60,6 +60,7 @@ ALLOWED: Mapping[str, str] = {
     "learning.logit_chunk": ROUNDING,
     "learning.gradient_checkpointing": ROUNDING,
     "learning.packing": ROUNDING,
+    "learning.experts": ROUNDING,
     "learning.share_prompts": ROUNDING,
     "sampling.tensor_parallel": DRAWS,
     "sampling.memory_share": DRAWS,

@@ -61,7 +61,9 @@ class VllmSampler:
         self._device_obstacle: str | None = None
         """None: it has not been tried"""
         self._host = EngineProcess(start, log)
-        self.description = self._host.description
+        self.description = self._host.ready.description
+        # the CPU build has one generator for all requests
+        self.independent_sequences = self._host.ready.max_sequences if start.device == "cuda" else 0
 
     @property
     def version(self) -> int:

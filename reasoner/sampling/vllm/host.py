@@ -16,6 +16,7 @@ import time
 import traceback
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from reasoner.sampling.vllm.messages import (
     Begin,
     Close,
     Done,
+    EngineReady,
     Load,
     PauseSampling,
     Request,
@@ -60,6 +62,8 @@ _ATTEMPTS = 3
 _PROGRESS_EVERY = 5.0
 """seconds between looks at whether what runs has got further, which the other side is told"""
 
+_QUANTIZATIONS = {"fp8": "fp8_per_tensor"}
+"""`sampling.quantization` -> vLLM's name for it"""
 _ADVICE = "Set sampling.engine = 'hf', which samples with transformers, or take another version of vLLM"
 
 
@@ -79,6 +83,7 @@ class EngineHost:
         self._end_tokens = end_tokens(Path(start.model), self._llm.get_tokenizer())
         self._device = start.device
         self._discards_weights = start.discards_weights
+        self._returns_routes = start.returns_routes
         self._cache_sleeps = False
         self._takes_adapters = bool(start.adapter_rank)
         self._adapter: LoRARequest | None = None
@@ -93,9 +98,8 @@ class EngineHost:
         self._count, self._looked_at, self._progress = 0, time.monotonic(), (0, 0)
         """requests that were completed; when progress was looked at, and what it was"""
         sequences = self._engine.vllm_config.scheduler_config.max_num_seqs
-        self.description = (
-            f"vllm {vllm.__version__}, {start.device}, {start.dtype}, up to {sequences} sequences at once"
-        )
+        description = f"vllm {vllm.__version__}, {start.device}, {start.dtype}, up to {sequences} sequences at once"
+        self.ready = EngineReady(description, sequences)
 
     def serve(self) -> None:
         """Answer requests until `Close` or the end of the other side, and sample whenever there is none."""
@@ -172,6 +176,9 @@ class EngineHost:
         outputs = sorted(output.outputs, key=lambda completion: int(completion.index))
         finishes = _FINISHES | ({"abort": "abort"} if is_aborted else {})
         completions = tuple(_completion(*pair, finishes) for pair in zip(outputs, versions, strict=True))
+        if self._returns_routes:
+            pairs = zip(outputs, completions, strict=True)
+            completions = tuple(_with_routes(output, len(request.token_ids), done) for output, done in pairs)
         self._connection.send(Completed(id_, completions))
         self._has_sampled = True
         self._count += 1
@@ -320,6 +327,20 @@ def _completion(output: Any, versions: Sequence[tuple[int, int]], finishes: Mapp
     return Completion(token_ids, logprobs, finishes[output.finish_reason], first, tuple(changes))
 
 
+def _with_routes(output: Any, context: int, completion: Completion) -> Completion:
+    """The continuation of a request of `context` tokens with the experts that vLLM chose, of all layers."""
+    if not completion.token_ids:
+        return completion
+    routes, tokens = output.routed_experts, context + len(completion.token_ids) - 1
+    if routes is None or len(routes) != tokens:
+        known = "none" if routes is None else f"those of {len(routes)}"
+        raise SamplerError(
+            f"vLLM {vllm.__version__} did not say which experts it chose for {tokens} tokens, but {known}: set "
+            "learning.routing_replay = false"
+        )
+    return replace(completion, routes=routes.reshape(-1).astype(np.uint16))
+
+
 def _open(start: StartEngine) -> LLM:
     try:
         return LLM(**engine_arguments(start))
@@ -360,8 +381,12 @@ def engine_arguments(start: StartEngine) -> dict[str, Any]:
         "seed": 0,
         "tensor_parallel_size": start.tensor_parallel,
     }
+    if start.quantization:
+        common |= {"quantization": _QUANTIZATIONS[start.quantization]}
     if start.max_sequences is not None:
         common |= {"max_num_seqs": start.max_sequences}
+    if start.returns_routes:
+        common |= {"enable_return_routed_experts": True}
     if start.adapter_rank:
         room = next(rank for rank in ADAPTER_RANKS if rank >= start.adapter_rank)
         common |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": room}
@@ -386,7 +411,7 @@ def main(descriptor: int) -> None:
     except Exception as error:
         connection.send(failure(_as_refusal(error)))
         return
-    connection.send(Done(host.description))
+    connection.send(Done(host.ready))
     host.serve()
 
 

@@ -42,6 +42,8 @@ class StartEngine:
     trust_remote_code: bool
     adapter_rank: int = 0
     """`Load` brings adapters of this rank for the model, which itself stays; 0: it brings whole weights"""
+    quantization: str | None = None
+    """number format of the linear layers, rounded at the start; not where `Load` brings whole weights. None: `dtype`"""
     tensor_parallel: int = 1
     """processes that share the model, each with a device of its own"""
     prefix_caching: bool = True
@@ -49,12 +51,24 @@ class StartEngine:
     IndexError"""
     devices: str = ""
     """CUDA's numbers of those, with commas; empty: as this process sees them"""
+    returns_routes: bool = False
+    """say with every completion which experts were chosen"""
 
     @property
     def discards_weights(self) -> bool:
         """Whether sleeping gives the weights up: what comes next brings all of them, so they need not be kept in host
         memory. An adapter does not bring them, and on a CPU nothing sleeps."""
         return self.device == "cuda" and not self.adapter_rank
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReady:
+    """What vLLM says of itself when it has started."""
+
+    description: str
+    """for the log"""
+    max_sequences: int
+    """responses that are sampled at once"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +164,7 @@ class Working:
     """The requests that run have got further since the last reply."""
 
 
-Value = tuple[str, int] | str | list[list[float]] | None
+Value = EngineReady | tuple[str, int] | str | list[list[float]] | None
 
 
 @dataclass(frozen=True, slots=True)

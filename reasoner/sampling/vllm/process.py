@@ -23,7 +23,17 @@ from reasoner.processes.child_python import SAFE_PATH, module_command
 from reasoner.processes.scratch_folders import ScratchFolder
 from reasoner.processes.subreaper import wait_gone
 from reasoner.sampling.base import Completed
-from reasoner.sampling.vllm.messages import Close, Done, Reply, Request, RequestFailed, StartEngine, Value, Working
+from reasoner.sampling.vllm.messages import (
+    Close,
+    Done,
+    EngineReady,
+    Reply,
+    Request,
+    RequestFailed,
+    StartEngine,
+    Value,
+    Working,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -68,10 +78,10 @@ class EngineProcess:
         self._asked = ""
         """what was last said to it"""
         self._reader = Thread(target=self._read, name="replies of vLLM", daemon=True)
-        self.description = self._launch(start)
+        self.ready = self._launch(start)
         self._reader.start()
 
-    def _launch(self, start: StartEngine) -> str:
+    def _launch(self, start: StartEngine) -> EngineReady:
         for attempt in range(1, _ATTEMPTS + 1):
             self._spawn(start)
             try:
@@ -102,7 +112,7 @@ class EngineProcess:
             )
         self._connection.send(start)
 
-    def _wait_until_ready(self) -> str:
+    def _wait_until_ready(self) -> EngineReady:
         """One of five starts in a busy process was seen to hang for ever: a start that does nothing is ended."""
         started = advanced = time.monotonic()
         done_before = 0.0
@@ -119,7 +129,7 @@ class EngineProcess:
             raise self._gone() from error
         if isinstance(reply, RequestFailed):
             raise self._failed(reply)
-        if not isinstance(reply, Done) or not isinstance(reply.value, str):
+        if not isinstance(reply, Done) or not isinstance(reply.value, EngineReady):
             raise SamplerError(f"vLLM started with {reply!r}")
         return reply.value
 

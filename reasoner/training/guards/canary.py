@@ -163,7 +163,8 @@ class Canary:
         tails = [replace(prompt, token_ids=prompt.token_ids[-_PROMPT_TOKENS:]) for prompt in shortest]
         params = replace(self.params, temperature=1.0, max_tokens=min(_TOKENS, self.params.max_tokens))
         sampled = list(self.sampler.sample(tails, _RESPONSES, params))
-        groups = [group for share in self.ranks.gather(sampled) for group in share]
+        # scored by the sampler, which then chooses experts anew, as the learner is to do
+        groups = [group.without_routes() for share in self.ranks.gather(sampled) for group in share]
         groups.sort(key=lambda group: group.problem.id)
         with self.learner.perturbed({}):
             scored = self.learner.logprobs(groups, 1.0)

@@ -64,7 +64,7 @@ class StepTrace:
                         source,
                         group.problem,
                         group.prompt_ids,
-                        response,
+                        response.without_routes(),
                         reward,
                         outputs_T[:length],
                         weights_T[:length],
