@@ -12,7 +12,7 @@ from reasoner.evaluation.metrics import Criterion, Evaluation, summarise
 from reasoner.monitoring.format import interval
 from reasoner.monitoring.view import View
 from reasoner.records import ScoredGroup
-from reasoner.sampling.base import counted
+from reasoner.sampling.base import track_progress
 from reasoner.sampling.factory import open_engine
 from reasoner.scoring.service import ScoringService
 from reasoner.training.build import watching
@@ -79,7 +79,7 @@ def _sample_and_score(
         drawn = sampler.with_interactions(interactions).sample(left, part.samples, params)
         drawn = limit_failures(drawn, len(left) * part.samples, config.environment)
         progress = partial(view.stage, "evaluation")
-        counting = counted(drawn, part.samples * len(part.prompts), progress, part.samples * len(done))
+        counting = track_progress(drawn, part.samples * len(part.prompts), progress, part.samples * len(done))
         with ScoringService(config.rewards, config.scoring, config.plugins, told, fail=told, log=folder.log) as scorer:
             for scored in scorer.score(counting):
                 folder.commit(part, scored)
