@@ -176,21 +176,33 @@ class RunEstimate:
             for step in ladder:
                 if (other := self.changed(step)) and not other.excess:
                     return step
-        return self._together(ladders)
+        together, _ = self._together(ladders)
+        return self._quantized() if together is None else together
 
-    def _together(self, ladders: Sequence[Sequence[Changes]]) -> Changes | None:
-        """Several settings, each as far as it must, and none that is not needed."""
+    def _quantized(self) -> Changes | None:
+        """An adapter beside a base model of 4 bits, with what it takes beside it; None: that does not fit either."""
+        for step in _quantizations(self):
+            if other := self.changed(step):
+                ladders = [ladder for ladder in _ladders(other) if ladder and "learning.engine" not in ladder[0]]
+                rest, _ = other._together(ladders) if other.excess else ({}, other)
+                if rest is not None:
+                    return _merged([step, rest])
+        return None
+
+    def _together(self, ladders: Sequence[Sequence[Changes]]) -> tuple[Changes | None, RunEstimate]:
+        """Several settings, each as far as it must, and none that is not needed; None: they are not enough. And the
+        estimate with those that helped."""
         taken: list[Changes] = []
         current = self
         for ladder in ladders:
             for step in ladder:
                 other = self.changed(_merged([*taken, step]))
                 if other and not other.excess:
-                    return self._without_needless([*taken, step])
+                    return self._without_needless([*taken, step]), other
             last = self.changed(_merged([*taken, ladder[-1]])) if ladder else None
             if last and last.excess < current.excess:
                 taken, current = [*taken, ladder[-1]], last
-        return None
+        return None, current
 
     def _without_needless(self, taken: list[Changes]) -> Changes:
         for step in list(taken):
@@ -210,7 +222,20 @@ class RunEstimate:
         if not self.advice:
             return "Nothing must change."
         settings = ", ".join(f"{key} = {json.dumps(value)}" for key, value in self.advice.items())
-        return f"Set {settings} (docs/scaling.md)."
+        return " ".join(filter(None, (f"Set {settings} (docs/scaling.md).", self.unquantized_shortfall)))
+
+    @property
+    def unquantized_shortfall(self) -> str:
+        """What keeps the settings before a base model of 4 bits from being enough; empty: that is not advised."""
+        if not self.advice or "lora.quantization" not in self.advice:
+            return ""
+        _, least = self._together(list(_ladders(self)))
+        over = max(least.needs, key=lambda need: need.total - (least.there(need) or math.inf))
+        there = least.there(over) or 0.0
+        return (
+            f"Without weights of fewer bits nothing fits: with an adapter and all other settings at their smallest it "
+            f"takes {over.total / GIB:.1f} GiB of {over.where} {over.when} ({over.parts}), of {there / GIB:.1f}."
+        )
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -322,6 +347,20 @@ def _recomputation(estimate: RunEstimate) -> Iterator[list[Changes]]:
         yield [recompute | {"learning.offload_activations": True}]
 
 
+def _quantizations(estimate: RunEstimate) -> Iterator[Changes]:
+    """An adapter beside frozen weights of 4 bits, which vLLM gets alone; then also vLLM's weights in 8 bits."""
+    config = estimate.config
+    if estimate.machine.device != "cuda" or estimate.engine != "vllm" or estimate.model.experts:
+        return
+    changes: dict[str, Any] = {} if config.lora else {"lora.rank": 16}
+    changes |= {"model.dtype": "bfloat16"} if config.model.dtype == "float32" else {}
+    for name, term in config.gro.terms.items():
+        if term.term.is_corrected_when_stale and term.correction.kind == "none":
+            changes[f"gro.terms.{name}.correction.kind"] = "truncate"
+    yield changes | {"lora.quantization": "nf4"}
+    yield changes | {"lora.quantization": "nf4", "sampling.quantization": "fp8"}
+
+
 def _spread(estimate: RunEstimate) -> Iterator[list[Changes]]:
     """Over ranks and into host memory, and other numbers."""
     config = estimate.config
@@ -347,7 +386,7 @@ def _shared_rows(estimate: RunEstimate) -> list[Changes]:
 
 
 def _cache_sizes(estimate: RunEstimate) -> list[Changes]:
-    """Sizes of vLLM's cache that hold a sequence at least: smaller ones, or the smallest where it holds none."""
+    """Sizes of vLLM's cache that hold a sequence at least: smaller ones, or any where it holds none."""
     config, machine = estimate.config, estimate.machine
     one = longest_sequence(config) * cache_token_bytes(config, estimate.model)
     if machine.device == "cpu":
@@ -358,5 +397,5 @@ def _cache_sizes(estimate: RunEstimate) -> list[Changes]:
     fixed = sum(sampler_bytes(config, estimate.model, "vllm", "cuda").values()) + VLLM_BYTES["cuda"] + one
     smallest = math.ceil(100 * fixed / machine.gpu_bytes)
     now = math.ceil(100 * config.sampling.memory_share)
-    shares = range(now - 1, smallest - 1, -1) if estimate.cached_sequences >= 1 else range(smallest, 100)
+    shares = range(now - 1 if estimate.cached_sequences >= 1 else 99, smallest - 1, -1)
     return [{"sampling.memory_share": share / 100} for share in shares if 0 < share < 100]

@@ -295,6 +295,8 @@ def verify_gap(gap: Gap, limit: float) -> None:
         f"(max {gap.max:.2g}, k3 {gap.k3:.2g}, {gap.tokens} tokens); the limit is {limit:.2g} (handover.max_gap). "
         "Stale or wrong weights in the sampler look exactly like this: a parameter family that its load does not "
         "refresh (tied output layer, quantised or packed copies), a prefix cache from older weights, another "
-        "temperature or number format on one side. Compare the gap before any hand-over with the gap after one: if "
-        "only the second is large, the load is at fault; sampling.engine = 'hf' shows whether vLLM is."
+        "temperature or number format on one side. Weights that are quantised on one side (lora.quantization, "
+        "sampling.quantization) differ as well, those of small models most. Compare the gap before any hand-over with "
+        "the gap after one: if only the second is large, the load is at fault; sampling.engine = 'hf' shows whether "
+        "vLLM is."
     )

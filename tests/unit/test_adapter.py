@@ -21,6 +21,7 @@ from reasoner.learning.model.quantization import is_quantized
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.models.tensor_files import Digest, read_files, read_weights
 from reasoner.models.weight_files import read_shapes
+from reasoner.planning.memory.quantized import NF4
 from tests.architectures import build
 from tests.ragged import ragged_groups
 from tests.tiny import build_tiny_model
@@ -206,6 +207,13 @@ def test_a_base_of_4_bits_gives_the_gradient_of_the_numbers_that_it_stands_for(t
     plain = make_learner(dequantized(quantized, tmp_path / "plain"))
     layers = [each for each in quantized.policy.model.modules() if isinstance(each, bitsandbytes.nn.Linear4bit)]
     assert len(layers) == 2 * 7  # all linear layers, and not the output layer
+    numbers = sum(layer.in_features * layer.out_features for layer in layers)
+    scales = [(s.absmax, s.state2.absmax) for s in (layer.weight.quant_state for layer in layers)]
+    taken = sum(
+        layer.weight.nbytes + first.nbytes + second.nbytes
+        for layer, (first, second) in zip(layers, scales, strict=True)
+    )
+    assert taken == pytest.approx(NF4 * numbers, rel=2e-3)
     assert quantized.logprobs(GROUPS, 0.8) != make_learner(tiny).logprobs(GROUPS, 0.8)
     for _ in range(2):  # in the first step A has no gradient, because B is 0
         mine, theirs = gradients(quantized), gradients(plain)

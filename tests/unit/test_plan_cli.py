@@ -167,6 +167,36 @@ def test_nothing_is_written_where_nothing_fits(cli: Cli, seven: str, tmp_path: P
     assert not file.exists()
 
 
+SMALL = ("plan", "math-gsm8k", "--gpu-memory", "24", "--profile")
+
+
+def test_on_a_small_gpu_a_base_of_4_bits_is_proposed_where_nothing_else_fits(
+    cli: Cli, seven: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "fits.toml"
+    outcome = cli(*SMALL, "gpu", "--model", seven, "--write", str(file))
+    assert (outcome.code, outcome.err) == (0, "")
+    said = " ".join(outcome.out.split())
+    assert "Without weights of fewer bits nothing fits: with an adapter and all other settings at their" in said
+    written = parse_toml(file.read_text())
+    assert (written["lora"]["quantization"], written["sampling"]["quantization"]) == ("nf4", "fp8")
+    assert written["gro"]["terms"]["grpo"]["correction"]["kind"] == "truncate"
+    again = json.loads(cli(*SMALL, "gpu", "--config", str(file), "--json").out)
+    assert again["change"] == {}
+    assert {moment["verdict"] for moment in again["moments"]} == {"fits", "not known"}
+
+
+def test_the_profile_for_a_small_gpu_fits_there(cli: Cli, seven: str) -> None:
+    fitting = json.loads(cli(*SMALL, "small-gpu", "--model", seven, "--json").out)
+    assert fitting["change"] == {}
+    assert {moment["verdict"] for moment in fitting["moments"]} == {"fits", "not known"}
+    for key in ("lora", "sampling"):  # both are needed
+        other = json.loads(
+            cli(*SMALL, "small-gpu", "--model", seven, "--json", "--set", f"{key}.quantization=none").out
+        )
+        assert "does not fit" in {moment["verdict"] for moment in other["moments"]}
+
+
 WRITTEN: dict[str, tuple[str, list[str], dict[str, object]]] = {
     "entries and tables of the user's keys": (
         "math-gsm8k",

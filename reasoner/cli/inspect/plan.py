@@ -179,6 +179,8 @@ def _print(resolved: Resolved, estimate: RunEstimate) -> None:
         out().print("To make it fit:", style="bold")
         for key, value in estimate.advice.items():
             out().print(Text(f"  --set {key}={json.dumps(value)}"), soft_wrap=True)
+        if estimate.unquantized_shortfall:
+            out().print(Text(estimate.unquantized_shortfall))
     else:
         out().print(Text(estimate.advise(), style="bold red" if estimate.advice is None else "green"))
 

@@ -5,7 +5,7 @@ bytes of a number in `model.dtype`.
 
     learner      weights, gradient, AdamW's two moments: 16 bytes per parameter, 10 with moments of 8 bits; with
                  DeepSpeed what docs/scaling.md says. With an adapter (`[lora]`): that for its parameters; the others
-                 are frozen
+                 are frozen, with `lora.quantization` in 4.13 bits
     reference    4 bytes per parameter, with bfloat16 2 for those of linear layers; with DeepSpeed b; none with an
                  adapter
     teacher      the same, where it is another model and no server holds it
@@ -29,6 +29,7 @@ estimates:
     needs.py                    what must be there at the same time, by moment; whether it is
     learner.py                  weights, gradients, the optimiser
     activations.py              what the passes of an update hold
+    quantized.py                weights of fewer bits than the model's
     sampler.py                  the sampler, its cache, and the file that it loads
     tokens.py                   the tokens of a micro-batch, of a row, of a share
 """

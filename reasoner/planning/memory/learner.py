@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from reasoner.config import Config
 from reasoner.learning.deepspeed.settings import deepspeed_settings
 from reasoner.models.size import WIDTH, ModelSize
+from reasoner.planning.memory.quantized import NF4, dequantized_bytes, linear_numbers, quantized_bytes
 
 BUCKET = 5e8
 """elements of DeepSpeed's buffer for gradients that are being reduced, unless its file says another number"""
@@ -44,6 +45,9 @@ def learner_bytes(
     if config.lora is not None:
         sharded = config.learner == "deepspeed" and config.learning.deepspeed.zero_stage == 3
         held["frozen weights"] = width * model.parameters / (config.run.ranks if sharded else 1)
+        if config.lora.quantization:
+            held["frozen weights"] = quantized_bytes(config, model, NF4)
+            buffers["dequantised weights"] = dequantized_bytes(config, model)
     elif config.needs_initial:
         held["reference"] = _frozen_bytes(config, model, config.model.dtype)
     if teacher is not None:
@@ -51,7 +55,8 @@ def learner_bytes(
     if config.gro.needs_critic:
         held["critic"] = (4.0 + moment_bytes(config)) * critic.parameters
         gradients["its gradient"] = 4.0 * critic.parameters
-    if config.model.dtype == "bfloat16" and config.learner == "torch":
+    quantized = config.lora is not None and config.lora.quantization
+    if config.model.dtype == "bfloat16" and config.learner == "torch" and not quantized:
         # Autocast casts a layer's weights once, and the backward pass keeps the casts.
         layers = model.parameters - model.embedding * (1 if model.tied else 2)
         at_once = max(1, model.layers) if config.learning.gradient_checkpointing else 1
@@ -63,10 +68,7 @@ def _frozen_bytes(config: Config, model: ModelSize, dtype: str) -> float:
     """Of a model that is not trained. Torch's bfloat16 keeps float32 of what is not a linear layer."""
     if config.learner != "torch":
         return WIDTH[dtype] * model.parameters
-    linear = [
-        rows * columns for name, rows, columns in model.matrices if ".experts." not in name and rows != model.vocabulary
-    ]
-    narrow = sum(linear) if dtype == "bfloat16" else 0
+    narrow = linear_numbers(model) if dtype == "bfloat16" and model.matrices else 0
     return 4.0 * model.parameters - 2.0 * narrow
 
 

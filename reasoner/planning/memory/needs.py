@@ -166,7 +166,8 @@ def _on_gpu(
 def _while_loading(config: Config, model: ModelSize, ranks: int, processes: Parts) -> Need:
     """Weights pass through host memory. The ranks of a node take turns, but under ZeRO 3 all of them have to hold the
     whole model until DeepSpeed has spread it."""
-    width = 4.0 if config.learner == "torch" else WIDTH[config.model.dtype]
+    quantized = config.lora is not None and config.lora.quantization
+    width = 4.0 if config.learner == "torch" and not quantized else WIDTH[config.model.dtype]
     together = config.learner == "deepspeed" and config.learning.deepspeed.zero_stage == 3
     loaded = {"model, loaded": width * model.parameters * (ranks if together else 1)}
     return Need("memory", "while loading", {}, processes).times(ranks).beside(loaded, {})
@@ -175,7 +176,7 @@ def _while_loading(config: Config, model: ModelSize, ranks: int, processes: Part
 def _keeps_weights_asleep(config: Config, engine: str) -> bool:
     """Whether a sampler that sleeps has its weights in host memory: transformers' always, vLLM's where what comes next
     is an adapter alone. None sleeps that samples during the update."""
-    if config.sampling.lookahead:
+    if config.sampling.lookahead or not engine:
         return False
     return engine == "hf" or (config.lora is not None and not merge_reason(config, engine, "cuda"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from reasoner.config import Config
 from reasoner.models.size import WIDTH, ModelSize
 from reasoner.planning.memory.learner import Parts
+from reasoner.planning.memory.quantized import FP8, quantized_bytes
 from reasoner.planning.memory.tokens import longest_sequence, problems_of_rank
 from reasoner.processes.machine import GIB, Machine
 from reasoner.sampling.factory import MAX_SEQUENCES, merge_reason
@@ -20,6 +21,8 @@ def sampler_bytes(config: Config, model: ModelSize, engine: str, device: str) ->
     packed = model.embedding if engine == "vllm" and model.tied and device == "cpu" else 0
     alone = device == "cpu" and config.run.ranks == 1  # all parts of an engine are in one memory
     parts = 1 if alone else config.sampling.tensor_parallel
+    if config.sampling.quantization and engine == "vllm":
+        return {"sampler": quantized_bytes(config, model, FP8) / parts}
     return {"sampler": float((model.parameters + packed) * WIDTH[config.model.dtype]) / parts}
 
 
