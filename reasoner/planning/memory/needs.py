@@ -121,7 +121,7 @@ def _on_cpu(
     if forward:
         yield Need("memory", "in the update", {**held, **learner.gradients}, forward | processes).times(ranks)
     if forward and engine:
-        # Where blocks go back at once (`learning.device`), nothing is kept.
+        # Where blocks go back at once (`return_freed_blocks`), nothing is kept.
         exact = config.lora is not None or config.learning.gradient_checkpointing is True
         kept = {} if exact else {"kept": sum(learner.gradients.values()) + forward["activations"]}
         need = Need("memory", "at the hand-over", held, kept | processes).times(ranks)
