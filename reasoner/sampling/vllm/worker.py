@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 import vllm
-from vllm.lora.layers.logits_processor import LogitsProcessorWithLoRA
 from vllm.lora.request import LoRARequest
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.platforms import current_platform
@@ -151,7 +150,6 @@ class WorkerExtension:
         for before in self.list_loras():
             self.remove_lora(before)
         self.add_lora(LoRARequest(str(number), number, folder))
-        _leave_output_layer_alone(self.model_runner.model)
         manager = self.model_runner.lora_manager._adapter_manager
         lost = sorted(manager.get_adapter(number).loras.keys() - manager.modules.keys())
         if lost:
@@ -160,14 +158,6 @@ class WorkerExtension:
                 "set lora.handover = 'merged'"
             )
         return digest.checksum, digest.tensors
-
-
-def _leave_output_layer_alone(model: torch.nn.Module) -> None:
-    """No adapter is beside the output layer, and what vLLM adds for one has a row for each sampled token alone: where
-    the logits of a prompt are wanted, its CPU build ends with an error."""
-    for module in model.modules():
-        if isinstance(module, LogitsProcessorWithLoRA):
-            module._get_logits = module.base_layer._get_logits
 
 
 def _pack_tied_again(model: torch.nn.Module) -> None:
