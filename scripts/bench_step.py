@@ -37,6 +37,7 @@ from transformers import AutoTokenizer
 from reasoner.config import LearningConfig, PromptConfig
 from reasoner.data.prompts.renderer import open_renderer, render
 from reasoner.gro.spec.presets import PRESETS
+from reasoner.learning.device import release_device_memory
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.models.embedded import cache_root
 from reasoner.models.resolve import resolve_model
@@ -156,6 +157,7 @@ def run_ours(work: Path, model: Path) -> None:
             sampler.sleep()
             scored = tuple(_score(group, line.strip() == "all" or n % 2 == 0) for n, group in enumerate(groups))
             update({"online": Batch(scored)}, [GRPO], learner, max_tokens=MAX_TOKENS)
+            release_device_memory()  # as `SyncedSampler.wake`
             sampler.wake()
             hand_over(learner, sampler)
             tokens = sum(len(response.token_ids) for group in groups for response in group.responses)

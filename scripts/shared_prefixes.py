@@ -2,23 +2,28 @@
 
     scripts/shared_prefixes.py RUN...
 
-Packing writes the prompt of a group once. Responses that begin alike could share more: what all of a group begin with,
-or, as a tree, what any of them begin with. Groups whose rewards are all equal are left out: they are not trained on.
+Packing writes the prompt of a group once. Responses that begin alike share more: what all of a group begin with, or, as
+a tree, what any of them begin with; the last column is what packing makes of it, which leaves short pieces and groups
+where it saves little as they are. Groups whose rewards are all equal are left out: they are not trained on.
 """
 
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby, takewhile
 from operator import attrgetter
 from pathlib import Path
 
+from reasoner.distributed.sharding import rows_by_group
 from reasoner.io.parquet import read_parquet
-from reasoner.records import Rollout
+from reasoner.learning.batching.packing import pack
+from reasoner.learning.batching.prefix_tree import PrefixTree
+from reasoner.records import Group, Rollout
 
 Tokens = tuple[int, ...]
+WHOLE = 10**9
+"""a budget that holds every group"""
 
 
 def common(rows: Sequence[Tokens]) -> int:
@@ -30,48 +35,32 @@ def common(rows: Sequence[Tokens]) -> int:
     return sum(1 for _ in takewhile(lambda column: len({*column}) == 1, zip(*rows, strict=False)))
 
 
-def tree(rows: Sequence[Tokens]) -> int:
-    """The number of tokens where every common beginning is written once.
-
-    >>> tree([(1, 2, 3), (1, 2, 4), (1, 5), (6,)])  # 1, 2, 3, 4, 5, 6
-    6
-    """
-    total, pending = 0, [[*rows]]
-    while pending:
-        branch = [row for row in pending.pop() if row]
-        shared = len(branch[0]) if len(branch) == 1 else common(branch)
-        total += shared
-        children: defaultdict[int, list[Tokens]] = defaultdict(list)
-        for row in branch:
-            if len(row) > shared:
-                children[row[shared]].append(row[shared:])
-        pending += children.values()
-    return total
-
-
-def tokens_of(run: Path) -> tuple[int, int, int]:
-    """Tokens with shared prompts, with what all responses of a group begin with, and as a tree."""
-    packed = of_all = of_tree = 0
+def tokens_of(run: Path) -> tuple[int, int, int, int]:
+    """Tokens with shared prompts, with what all responses of a group begin with, with every common beginning once, and
+    as packing has it."""
+    apart = of_all = of_tree = packed = 0
     for file in sorted(run.glob("rollouts/step-*.parquet")):
         for _, members in groupby(read_parquet(file, Rollout), key=attrgetter("problem.id")):
-            group = [*members]
-            if len({rollout.reward for rollout in group}) < 2:
+            rollouts = [*members]
+            if len({rollout.reward for rollout in rollouts}) < 2:
                 continue
-            prompt = len(group[0].prompt_ids)
-            rows = [tuple(rollout.response.token_ids)[:-1] for rollout in group]
+            group = Group(rollouts[0].problem, rollouts[0].prompt_ids, tuple(each.response for each in rollouts))
+            prompt, responses = len(group.prompt_ids), [tuple(response.token_ids) for response in group.responses]
+            rows = [response[:-1] for response in responses]
             written = sum(map(len, rows))
-            packed += prompt + written
+            apart += prompt + written
             of_all += prompt + written - (len(rows) - 1) * common(rows)
-            of_tree += prompt + tree(rows)
-    return packed, of_all, of_tree
+            of_tree += prompt + PrefixTree.of(responses, least=1).tokens
+            packed += sum(batch.tokens for batch in pack(rows_by_group([group]), WHOLE, "always"))
+    return apart, of_all, of_tree, packed
 
 
 def main() -> None:
-    print("| run | tokens, prompts shared | what all begin with | as a tree |\n|---|---|---|---|")
+    print("| run | tokens, prompts shared | what all begin with | a tree | as packed |\n|---|---|---|---|---|")
     for run in map(Path, sys.argv[1:]):
-        packed, of_all, of_tree = tokens_of(run)
-        saved = [f"{100 * (of - packed) / packed:+.1f}%" if packed else "" for of in (of_all, of_tree)]
-        print(f"| {run.name} | {packed:,} | {saved[0]} | {saved[1]} |")
+        apart, *others = tokens_of(run)
+        saved = [f"{100 * (of - apart) / apart:+.1f}%" if apart else "" for of in others]
+        print(f"| {run.name} | {apart:,} | {' | '.join(saved)} |")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,13 @@ import importlib.util
 import sys
 
 import pytest
+from hypothesis import settings
 
 from reasoner.__main__ import main
 from tests.command import Cli, Outcome
+
+settings.register_profile("untimed", deadline=None)  # a machine that is busy is no failure
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

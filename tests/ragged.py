@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from reasoner.records import Group, Problem, Response
 
@@ -33,3 +36,30 @@ def ragged_groups(
         make_group(f"ragged:{n}", ids(length), [ids(rng.randint(1, longest)) for _ in range(responses)])
         for n, length in enumerate(prompts)
     ]
+
+
+Routes = Callable[[Sequence[int]], Sequence[int]]
+"""Token ids that are read -> the experts that are chosen for them (`Response.routes`)."""
+
+
+def with_routes(groups: Sequence[Group], routes: Routes) -> list[Group]:
+    """The groups with experts that were chosen as their responses were sampled."""
+    return [
+        replace(
+            group,
+            responses=tuple(
+                replace(response, routes=routes([*group.prompt_ids, *response.token_ids][:-1]))
+                for response in group.responses
+            ),
+        )
+        for group in groups
+    ]
+
+
+def made_up_routes(token_ids: Sequence[int]) -> list[int]:
+    """Two of four experts in each of two layers, which depend on the tokens so far alone, as those of a prompt that is
+    shared must."""
+    first = np.cumsum([[token + 1, 2 * token + 1] for token in token_ids], 0) % 4
+    second = first + 1 + np.arange(len(token_ids))[:, None] % 3
+    routes: list[int] = np.stack([first, second % 4], -1).ravel().tolist()
+    return routes

@@ -12,14 +12,15 @@ from reasoner.evaluation.metrics import Criterion, Evaluation, summarise
 from reasoner.monitoring.format import interval
 from reasoner.monitoring.view import View
 from reasoner.records import ScoredGroup
-from reasoner.sampling.base import counted
+from reasoner.sampling.base import track_progress
+from reasoner.sampling.factory import open_engine
 from reasoner.scoring.service import ScoringService
 from reasoner.training.build import watching
 from reasoner.training.evaluator import evaluation_params, in_order
 from reasoner.training.guards.applicability import unjudged_reason
 from reasoner.training.guards.environment_failures import limit_failures
 from reasoner.training.weight_sync import SavedModel, hand_over
-from reasoner.trajectories.factory import open_interactions, open_sampler
+from reasoner.trajectories.factory import open_interactions
 from reasoner.trajectories.sampler import TrajectorySampler
 
 
@@ -34,7 +35,8 @@ def evaluate(parts: Sequence[BenchmarkPart], folder: EvaluationFolder, view: Vie
         view.message(f"model {first.letter}: starting the sampler ({first.resources.decisions.engine})")
         longest, log = max(part.longest for part in members), folder.folder / f"sampler-{first.letter}.log"
         decisions, model_folder = first.resources.decisions, first.resources.folder
-        with open_sampler(first.config, decisions, model_folder, log, longest, say=view.message) as sampler:
+        engine = open_engine(first.config, decisions, model_folder, log, longest, say=view.message)
+        with TrajectorySampler(engine) as sampler:
             view.message(f"model {first.letter}: {sampler.description}")
             if sampler.version < 0:
                 model = first.config.model
@@ -77,7 +79,7 @@ def _sample_and_score(
         drawn = sampler.with_interactions(interactions).sample(left, part.samples, params)
         drawn = limit_failures(drawn, len(left) * part.samples, config.environment)
         progress = partial(view.stage, "evaluation")
-        counting = counted(drawn, part.samples * len(part.prompts), progress, part.samples * len(done))
+        counting = track_progress(drawn, part.samples * len(part.prompts), progress, part.samples * len(done))
         with ScoringService(config.rewards, config.scoring, config.plugins, told, fail=told, log=folder.log) as scorer:
             for scored in scorer.score(counting):
                 folder.commit(part, scored)

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from reasoner.config.section import Positive, Section
 from reasoner.io.http_json import Url
@@ -26,7 +27,21 @@ class PolicyConfig(Section):
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Arguments passed to the chat template, for example `{enable_thinking = false}`."""
+    """Arguments passed to the chat template, for example `{enable_thinking = false}`. A template that writes today's
+    date (with `strftime_now`) writes that of the run's first start, `{strftime_now = "2026-11-30"}`, which a run adds
+    to its own configuration."""
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _check_date(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        date = kwargs.get("strftime_now", "2000-01-01")
+        try:
+            datetime.fromisoformat(date)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"strftime_now is the date that the chat template writes, such as '2026-11-30'; got {date!r}"
+            ) from None
+        return kwargs
 
 
 class DeepspeedConfig(Section):
@@ -113,7 +128,7 @@ class LearningConfig(Section):
     `auto` packs where the model supports it."""
     share_prompts: Literal["auto", "always", "never"] = "auto"
     """Whether a group's prompt is computed once for all its responses; `auto` does so where it saves more than a fifth
-    of the tokens."""
+    of the tokens. What responses begin with is shared with it, where that saves another fifth."""
 
 
 class LoraConfig(Section):

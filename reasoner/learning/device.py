@@ -1,10 +1,9 @@
-"""The GPU that learner, reference and critic are on, next to a sampler: which kernels they use, and memory given back.
-
-Nothing here does anything on a CPU.
-"""
+"""The device that learner, reference and critic are on, next to a sampler: which kernels they use, and memory given
+back."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
 
 import torch
@@ -26,8 +25,11 @@ def device_bytes(device: torch.device) -> int:
 
 
 def release_device_memory() -> None:
-    """Give the memory back that torch keeps of what this process no longer uses: another process on the same GPU, a
-    sampler that wakes up, cannot have it otherwise."""
+    """Give the memory back that this process no longer uses and its allocator keeps: another process on the same
+    device, a sampler that wakes up, cannot have it otherwise. On a GPU that is torch's, on a CPU the C library's, which
+    keeps what lies below something that is still in use: 0.4 GiB after an update of 135 million parameters."""
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         gc.collect()
         torch.cuda.empty_cache()
+    elif trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
+        trim(0)

@@ -27,6 +27,7 @@ from reasoner.planning.sources import (
     references_of,
     renderer_of,
     response_end,
+    with_date,
 )
 from reasoner.plugins import manager as plugins
 from reasoner.plugins.reward_api import RewardSource
@@ -108,6 +109,7 @@ def rehearse(config: Config, manager: pluggy.PluginManager, *, training: bool = 
     except (UserError, MissingDependencyError) as error:
         facts["prompts"] = f"not rendered: {error}"
     if tokenizer is not None:
+        config = with_date(config, tokenizer)
         turn_formats = open_formats(config, manager, tokenizer, _folder(config.model.path))
         renderer = renderer_of(config, tokenizer, turn_formats)
         rendered = read.rendered(config, renderer, partial(renderer_of, tokenizer=tokenizer, turn_formats=turn_formats))

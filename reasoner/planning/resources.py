@@ -40,6 +40,7 @@ from reasoner.planning.sources import (
     references_of,
     renderer_of,
     response_end,
+    with_date,
 )
 from reasoner.planning.teacher import check_same_tokenizer, teacher_prompts
 from reasoner.processes.machine import this_machine
@@ -136,6 +137,7 @@ def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, 
     tokenizer = open_tokenizer(folder, config.model.trust_remote_code)
     if training or engine == "hf":
         check_weights(folder, config.model.trust_remote_code)
+    config = with_date(config, tokenizer, ranks)
     turn_formats = open_formats(config, manager, tokenizer, folder)
     renderer = renderer_of(config, tokenizer, turn_formats)
     data = read.rendered(config, renderer, partial(renderer_of, tokenizer=tokenizer, turn_formats=turn_formats), ranks)

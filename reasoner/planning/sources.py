@@ -26,6 +26,8 @@ from reasoner.data.offline import (
 )
 from reasoner.data.problems import Splits, example_turns, load_held_out, load_splits, overlap_policy
 from reasoner.data.prompts.renderer import Renderer, open_renderer, render
+from reasoner.data.prompts.template_date import NAME as DATE
+from reasoner.data.prompts.template_date import reads_date, today
 from reasoner.data.row_report import RowReport
 from reasoner.data.turn_formats import TurnFormat, open_turn_format
 from reasoner.distributed.ranks import ALONE, Ranks
@@ -144,7 +146,8 @@ class SourcesRead:
         held_out: list[Prompt] = []
         splits: list[tuple[str, Splits]] = []
         for task in self.tasks:
-            own = renderer if task.config.prompt is config.prompt else renderer_of(task.config)
+            of_run = task.config.model_copy(update={"model": config.model})  # which may have a date by now
+            own = renderer if task.config.prompt is config.prompt else renderer_of(of_run)
             with _about(task.place):
                 fresh, evaluated, notes = task.rendered(own, asked, ranks)
             train += fresh
@@ -317,6 +320,16 @@ def _problems_by_task(config: Config, splits: Splits) -> Iterator[tuple[str, Con
         return
     for name, task in config.evaluated.items():
         yield f" in {name}", task, [problem for problem in problems if problem.part == name]
+
+
+def with_date(config: Config, tokenizer: Any, ranks: Ranks = ALONE) -> Config:
+    """With the date that the chat template writes, where it writes one and none is set: today, that of the first
+    rank."""
+    kwargs = config.model.chat_template_kwargs
+    if DATE in kwargs or not reads_date(kwargs.get("chat_template") or tokenizer.chat_template):
+        return config
+    kwargs = {**kwargs, DATE: ranks.broadcast(today())}
+    return config.model_copy(update={"model": config.model.model_copy(update={"chat_template_kwargs": kwargs})})
 
 
 def renderer_of(config: Config, tokenizer: Any, turn_formats: Mapping[str, TurnFormat]) -> Renderer:

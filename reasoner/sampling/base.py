@@ -312,7 +312,7 @@ def params_of(params: SamplingParams | ParamsByTask, problem: Problem) -> Sampli
     return params if isinstance(params, SamplingParams) else params[problem.part]
 
 
-def counted(groups: Iterable[Group], total: int, progress: Progress, done: int = 0) -> Iterator[Group]:
+def track_progress(groups: Iterable[Group], total: int, progress: Progress, done: int = 0) -> Iterator[Group]:
     """The groups as they pass, with `progress` told how many of `total` responses there are so far, `done` before."""
     progress(done, total)
     for group in groups:

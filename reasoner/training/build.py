@@ -51,6 +51,7 @@ from reasoner.runs.rank_folder import RankFolder
 from reasoner.runs.resuming.resume import Place, Resume, find_place, repeated_steps
 from reasoner.runs.resuming.rules import KeyChange
 from reasoner.sampling.base import Sampler
+from reasoner.sampling.factory import open_engine
 from reasoner.sampling.server.compatibility import ServerRequirements
 from reasoner.sampling.server.policy import ServedPolicy
 from reasoner.sampling.sharded import ShardedSampler
@@ -64,7 +65,8 @@ from reasoner.training.prefetch import Prefetcher
 from reasoner.training.rollout import RolloutCollector
 from reasoner.training.teacher import SolutionReader
 from reasoner.training.trainer import Trainer
-from reasoner.trajectories.factory import open_interactions, open_sampler
+from reasoner.trajectories.factory import open_interactions
+from reasoner.trajectories.sampler import TrajectorySampler
 
 
 @dataclass(frozen=True)
@@ -252,9 +254,10 @@ def _open_evaluator(base: _Base, timeline: Timeline) -> Iterator[Evaluator]:
         engine: Sampler | None = None
         sampler: Sampler | None = None
         if base.ranks.index % shared == 0:
-            opened = open_sampler(
+            token_service = open_engine(
                 config, base.decisions, base.folder, log, ranks=base.ranks, say=view.message, devices=devices
             )
+            opened = TrajectorySampler(token_service)
             engine = stack.enter_context(opened)
             interactions = open_interactions(config, base.turn_formats, view.message, base.run.log, working)
             sampler = opened.with_interactions(stack.enter_context(interactions))

@@ -17,7 +17,7 @@ from reasoner.plugins.events import Events
 from reasoner.records import Prompt, SamplingParams, ScoredGroup
 from reasoner.runs.folder import RunFolder
 from reasoner.runs.rollouts import to_rollouts
-from reasoner.sampling.base import Progress, Sampler, counted
+from reasoner.sampling.base import Progress, Sampler, track_progress
 from reasoner.scoring.base import Scorer
 from reasoner.scoring.service import ScoringService
 from reasoner.training.guards.applicability import unjudged_reason
@@ -129,7 +129,7 @@ def evaluate(
         SamplerError: not exactly one group per prompt, or not `samples` responses in each.
     """
     _places(prompts)
-    sampled = counted(sampler.sample(prompts, samples, params), len(prompts) * samples, progress)
+    sampled = track_progress(sampler.sample(prompts, samples, params), len(prompts) * samples, progress)
     groups = in_order(list(scorer.score(sampled)), prompts, samples)
     return summarise(groups, samples, criterion), groups
 

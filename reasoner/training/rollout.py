@@ -20,7 +20,7 @@ from reasoner.io.parquet import read_parquet, write_parquet
 from reasoner.monitoring.step_metrics import carried_metrics, rollout_metrics, staleness_metrics
 from reasoner.monitoring.timer import Timeline, Timer
 from reasoner.records import Group, PartialGroup, Prompt, SamplingParams, ScoredGroup
-from reasoner.sampling.base import Oldest, ParamsByTask, Progress, Sampler, counted
+from reasoner.sampling.base import Oldest, ParamsByTask, Progress, Sampler, track_progress
 from reasoner.scoring.base import Scorer
 from reasoner.training.guards.environment_failures import check_failures
 
@@ -255,7 +255,7 @@ class RolloutCollector:
             params: called with `task`, the configuration of a task: how its responses are sampled.
         """
         responses = _passing_on(on_group, self.sampler.sample(prompts, size, self._by_task(prompts, params)))
-        groups = self._scored(counted(responses, len(prompts) * size, progress), timer)
+        groups = self._scored(track_progress(responses, len(prompts) * size, progress), timer)
         return tuple(groups[prompt.problem.id] for prompt in prompts)
 
     def _score_some(
@@ -275,7 +275,7 @@ class RolloutCollector:
         carried, oldest = prompts[: len(self.carried)], self._oldest(step)
         by_task = self._by_task(prompts, params)
         sampled = self.sampler.sample_some(carried, new, size, by_task, enough, oldest)
-        groups = self._scored(counted(_passing_on(on_group, sampled), enough * size, progress), timer)
+        groups = self._scored(track_progress(_passing_on(on_group, sampled), enough * size, progress), timer)
         self.carried = tuple(prompt.problem.id for prompt in prompts if prompt.problem.id not in groups)
         return tuple(groups[prompt.problem.id] for prompt in prompts if prompt.problem.id in groups)
 

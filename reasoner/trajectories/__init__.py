@@ -10,6 +10,6 @@ complete. The tokens of a response are those that went through the model: none i
     transcript.py    what a response consists of so far, and the record of it
     joints.py        where a turn ended that was interrupted and continued
     interaction.py   what the policy can interact with: environment, format of turns, limits
-    factory.py       opens the sampler and the interaction that a configuration asks for
+    factory.py       opens the interaction that a configuration asks for
     token_client.py  waits for the engine's continuations
 """

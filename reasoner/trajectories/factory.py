@@ -1,34 +1,14 @@
-"""Opens the sampler that a configuration asks for."""
+"""Opens what responses interact with, as a configuration asks for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from pathlib import Path
 
 from reasoner.config import Config
-from reasoner.config.decisions import Decisions
 from reasoner.data.turn_formats import TurnFormat
-from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.environments import CallMark, open_environments
-from reasoner.sampling.factory import open_engine
 from reasoner.trajectories.interaction import Interaction
-from reasoner.trajectories.sampler import TrajectorySampler
-
-
-def open_sampler(
-    config: Config,
-    decisions: Decisions,
-    folder: Path,
-    log: Path,
-    longest: int | None = None,
-    ranks: Ranks = ALONE,
-    say: Callable[[str], None] = print,
-    devices: str = "",
-) -> TrajectorySampler:
-    """Start the engine for the model in `folder`, or ask the servers, for responses of one turn; `description` of the
-    result says what was chosen. Arguments and errors as of `reasoner.sampling.factory.open_engine`."""
-    return TrajectorySampler(open_engine(config, decisions, folder, log, longest, ranks, say, devices))
 
 
 @contextmanager

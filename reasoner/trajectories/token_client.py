@@ -13,7 +13,7 @@ from reasoner.errors import SamplerError
 from reasoner.records import SamplingParams
 from reasoner.sampling.base import Completed, Completion, TokenRequest, TokenService
 
-_NAMED = 5
+_MOST_NAMED = 5
 """requests that a message names"""
 _log = getLogger(__name__)
 
@@ -42,7 +42,7 @@ class TokenClient:
         self._ids = count()
         self._new: list[TokenRequest] = []
         self._waiting: dict[int, asyncio.Future[tuple[Completion, ...]]] = {}
-        self._what: dict[int, str] = {}
+        self._descriptions: dict[int, str] = {}
         """what each request continues, in words"""
         self._receiving: asyncio.Task[None] | None = None
         self._queued_at: float | None = None
@@ -66,12 +66,12 @@ class TokenClient:
             SamplerError: the engine failed, or is gone.
         """
         if self.is_stopped:
-            return (_nothing(self._service.version),) * n
+            return (_empty_completion(self._service.version),) * n
         loop = asyncio.get_running_loop()
         request = TokenRequest(next(self._ids), token_ids, n, params)
         future: asyncio.Future[tuple[Completion, ...]] = loop.create_future()
         self._waiting[request.id] = future
-        self._what[request.id] = what
+        self._descriptions[request.id] = what
         self._new.append(request)
         if len(self._new) == 1:
             loop.call_soon(self._submit)
@@ -89,9 +89,9 @@ class TokenClient:
         for request in self._new:
             future = self._waiting.pop(request.id)
             if not future.done():
-                future.set_result((_nothing(self._service.version),) * request.n)
+                future.set_result((_empty_completion(self._service.version),) * request.n)
         self._new = []
-        if not await self._ended(self._engine_clock):
+        if not await self._end_all(self._engine_clock):
             raise SamplerError(
                 f"the engine did not end what it was told to end within {ABORT_S:g} s: it hangs. {self._names()}"
             )
@@ -106,14 +106,14 @@ class TokenClient:
         for request in self._new:
             del self._waiting[request.id]
         self._new = []
-        if not await self._ended(time.monotonic):
+        if not await self._end_all(time.monotonic):
             _log.warning(
                 "the engine did not end %d requests within %g s: it hangs, and is left as it is",
                 len(self._waiting),
                 ABORT_S,
             )
 
-    async def _ended(self, clock: Callable[[], float]) -> bool:
+    async def _end_all(self, clock: Callable[[], float]) -> bool:
         """Have the engine end what runs; whether it did within `ABORT_S` seconds of this clock."""
         if self._has_failed or not self._waiting:
             return True
@@ -135,9 +135,9 @@ class TokenClient:
 
     def _names(self) -> str:
         """What is being continued, for messages."""
-        names = [self._what[id_] for id_ in self._waiting]
-        more = f"; and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        return f"It was sampling: {'; '.join(names[:_NAMED])}{more}"
+        names = [self._descriptions[id_] for id_ in self._waiting]
+        more = f"; and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        return f"It was sampling: {'; '.join(names[:_MOST_NAMED])}{more}"
 
     def _submit(self) -> None:
         requests, self._new = self._new, []
@@ -159,7 +159,7 @@ class TokenClient:
                 done = await loop.run_in_executor(self._thread, self._next)
                 if done is not None:
                     future = self._waiting.pop(done.id)
-                    del self._what[done.id]
+                    del self._descriptions[done.id]
                     if not future.done():
                         future.set_result(done.completions)
         except SamplerError as error:
@@ -186,6 +186,6 @@ class TokenClient:
                 future.set_exception(error)
 
 
-def _nothing(version: int) -> Completion:
+def _empty_completion(version: int) -> Completion:
     """A continuation that did not begin."""
     return Completion((), (), "abort", version)

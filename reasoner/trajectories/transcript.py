@@ -179,8 +179,8 @@ class Transcript:
         Args:
             parts: token ids of each message, with what the chat template writes around it.
         """
-        said = zip(observation.messages, observation.errors, observation.seconds, parts, strict=True)
-        for message, error, seconds, token_ids in said:
+        answers = zip(observation.messages, observation.errors, observation.seconds, parts, strict=True)
+        for message, error, seconds, token_ids in answers:
             first = len(self.token_ids)
             self._add(token_ids, [0.0] * len(token_ids), policy=False)
             role: Literal["tool", "user"] = "tool" if message.role == "tool" else "user"

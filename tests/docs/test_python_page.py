@@ -102,5 +102,5 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert rollouts["note/short_answer"].str.endswith("words").all()
     assert set(evaluations["step"]) == {0, 2}
     assert "short_answer" in report.html
-    assert len(scores) == 2 * 2 * 4 + 2 * 4
+    assert len(scores) == 2 * 2 * 4 + 2 * 2
     assert (model / "config.json").is_file()

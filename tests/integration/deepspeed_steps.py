@@ -43,7 +43,7 @@ from reasoner.learning.torch_engine import TorchLearner
 from reasoner.models.tensor_files import read_files
 from reasoner.records import Batch, Group, ScoredGroup
 from reasoner.training.update import ActiveTerm, update
-from tests.ragged import ragged_groups
+from tests.ragged import made_up_routes, ragged_groups, with_routes
 
 SPREADS: dict[str, tuple[Dtype, dict[str, Any]]] = {
     "zero-0": ("float32", {"zero_stage": 0}),
@@ -70,7 +70,8 @@ SPREADS: dict[str, tuple[Dtype, dict[str, Any]]] = {
     "rows-experts-zero-3": ("float32", {"zero_stage": 3}),
 }
 """`rows`: two neighbouring ranks put every row through the model together (`learning.sequence_parallel`). `experts`: a
-mixture of experts, with the loss of its routers; some experts get no token of a rank's share"""
+mixture of experts, with the loss of its routers; some experts get no token of a rank's share, and one batch has experts
+to replay"""
 EXPERTS = "mixtral"
 """folder of that model, beside the other"""
 LORA = LoraConfig(rank=4, alpha=8.0, targets=["all-linear"])
@@ -153,7 +154,8 @@ def as_sampled(groups: Sequence[Group], ranks: Ranks) -> list[Group]:
 
 def all_logprobs(policy: LogprobModel, ranks: Ranks) -> list[list[float]]:
     """Of the responses of every batch."""
-    batches = [as_sampled(groups, ranks) for groups in BATCHES.values()]
+    batches = [*BATCHES.values(), with_routes(ONE_GROUP, made_up_routes)]
+    batches = [as_sampled(groups, ranks) for groups in batches]
     return [[*row] for groups in batches for row in policy.logprobs(groups, TEMPERATURE)]
 
 
@@ -172,10 +174,16 @@ def record(
     reports = []
     gradient: dict[str, Tensor] = {}
     for groups, weigh in steps():
+        replays = "experts" in name and groups in (ONE_GROUP, THREE_GROUPS)
+        groups = with_routes(groups, made_up_routes) if replays else groups
         done = learner.accumulate(as_sampled(groups, ranks), weigh, TEMPERATURE, entropy=weigh is some)
         result = learner.step()
         gradient = gradient or first_gradient()
-        reports.append((done.loss, done.entropy, done.responses, result.applied, result.finite, result.grad_norm))
+        rerouted = done.replayed, done.rerouted
+        reports.append(
+            (done.loss, done.entropy, done.responses, result.applied, result.finite, result.grad_norm, *rerouted)
+        )
+        assert (done.rerouted > 0) == replays
         assert (done.balance > 0) == ("experts" in name and done.responses > 0)
     logprobs.append(all_logprobs(learner, ranks))
     if "lora" in name:
@@ -306,7 +314,9 @@ def rank(model: Path, output: Path) -> None:
             experts = "experts" in name
             router_loss = 0.5 if experts else 0.0
             recompute = name.endswith("zero-3")
-            config = learning(deepspeed=spread, gradient_checkpointing=recompute, router_loss=router_loss)
+            config = learning(
+                deepspeed=spread, gradient_checkpointing=recompute, router_loss=router_loss, routing_replay=experts
+            )
             start = partial(
                 DeepspeedLearner,
                 model.with_name(EXPERTS) if experts else model,

@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -28,10 +29,12 @@ from reasoner.pipeline import train
 from reasoner.runs.resuming.resume import Resume
 from reasoner.runs.resuming.rules import load_resumed
 from reasoner.training.build import open_trainer
+from reasoner.trajectories.transcript import Transcript
 from tests.tiny import build_tiny_model
 
 LASTING = ("fsync", "rename", "replace", "unlink")
 PLUGIN = Path(__file__).with_name("rewarding_letters.py")
+WALK = Path(__file__).with_name("walking_environment.py")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ class Trial:
     kills: int
     exact: bool = True
     """the same bits as without a kill; otherwise its state is exact"""
+    plugins: tuple[Path, ...] = (PLUGIN,)
+    most_tokens: int = 24
+    """of a response, where the state is exact"""
+    turns: int = 0
+    """the first kill comes when so many turns of responses were answered; 0: at random, as the others"""
 
 
 def main(folder: Path) -> None:
@@ -71,7 +79,9 @@ def kill_until_done(
         seconds: that it takes undisturbed.
     """
     while True:
-        fault = draw(chance, seconds) if kills.total() < trial.kills else None
+        fault = None
+        if kills.total() < trial.kills:
+            fault = Fault("turn", trial.turns) if trial.turns and not kills else draw(chance, seconds)
         code = attempt(work, fault)
         if code == 0:
             return
@@ -82,16 +92,19 @@ def kill_until_done(
 
 def begin(task: str, trial: Trial, output: Path) -> None:
     sets = [*trial.sets, f"run.output='{output}'"]
-    with open_trainer(load_config(task, sets=sets, plugins=[str(PLUGIN)])) as trainer:
+    with open_trainer(load_config(task, sets=sets, plugins=[*map(str, trial.plugins)])) as trainer:
         train(trainer)
 
 
 def go_on(task: str, trial: Trial, output: Path) -> None:
-    """Resume the run in `output`; start it where there is none that got far enough."""
+    """Resume the run in `output`; start it where there is none that got far enough. What its checkpoints hold of groups
+    that are not complete is kept beside it."""
     for run in output.glob("*"):
         if (run / "identity.json").exists():
             if json.loads((run / "status.json").read_text())["state"] == "finished":
                 return  # killed after its end
+            for file in run.glob("checkpoints/step-*/partial-0.parquet"):
+                shutil.copy(file, output.with_name(f"{output.name}-kept-{file.parent.name}.parquet"))
             resolved, changes = load_resumed(run, [])
             with open_trainer(resolved, Resume(run, changes)) as trainer:
                 train(trainer)
@@ -102,9 +115,9 @@ def go_on(task: str, trial: Trial, output: Path) -> None:
 @dataclass(frozen=True)
 class Fault:
     kind: str
-    """`moment`, or a call before or after which the process dies"""
+    """`moment`, `turn`, or a call before or after which the process dies"""
     at: float
-    """seconds, or the number of the call"""
+    """seconds, or the number of the turn or the call"""
     after: bool = False
 
 
@@ -123,6 +136,8 @@ def attempt(work: Callable[[], None], fault: Fault | None) -> int:
             sys.stdout = sys.stderr = (Path(os.devnull)).open("w")  # noqa: SIM115
             if fault and fault.kind == "call":
                 die_at_call(fault)
+            if fault and fault.kind == "turn":
+                die_at_turn(fault)
             work()
             code = 0
         except BaseException:
@@ -137,6 +152,18 @@ def attempt(work: Callable[[], None], fault: Fault | None) -> int:
             time.sleep(0.005)
         os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def die_at_turn(fault: Fault) -> None:
+    """In the middle of trajectories: when an environment has answered."""
+    answers, append = count(1), Transcript.append
+
+    def fatal(*arguments: Any) -> None:
+        append(*arguments)
+        if next(answers) == fault.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Transcript.append = fatal  # type: ignore[assignment, method-assign]
 
 
 def die_at_call(fault: Fault) -> None:
@@ -159,12 +186,9 @@ def die_at_call(fault: Fault) -> None:
         setattr(os, name, fatal(getattr(os, name)))
 
 
-OVER = (
-    "sampling.over_sample=0.5",
-    "sampling.max_tokens=24",
-    f"sampling.stop={[*'0123456789!#$%&()*+,-./:;<=>?@[]^_{|}~']}",
-)
-"""a tenth of the tokens end a response, so that lengths differ"""
+ENDS = f"sampling.stop={[*'0123456789!#$%&()*+,-./:;<=>?@[]^_{|}~']}"
+"""a tenth of the tokens end a turn, so that lengths differ"""
+OVER = ("sampling.over_sample=0.5", "sampling.max_tokens=24", ENDS)
 
 TRIALS = (
     # dynamic sampling, a curriculum, a frozen reference, several optimiser steps, a schedule on a metric, a budget of
@@ -194,6 +218,25 @@ TRIALS = (
     ),
     # groups that are not complete when a step has enough are in the checkpoint, and continued
     Trial("over", ("gro.preset=grpo", "sampling.max_staleness=1", *OVER, "run.checkpoint_every=1"), 5, exact=False),
+    # the same with responses of three turns, whose environments are rebuilt; of a step about 40 turns are answered
+    Trial(
+        "turns",
+        (
+            "gro.preset=grpo",
+            "sampling.max_staleness=1",
+            "sampling.over_sample=0.5",
+            "sampling.max_tokens=150",
+            ENDS,
+            "run.checkpoint_every=1",
+            "environment.name=walk",
+            "environment.format=tags",
+        ),
+        6,
+        exact=False,
+        plugins=(PLUGIN, WALK),
+        most_tokens=150,
+        turns=100,
+    ),
     Trial(
         "critic", ("gro.preset=ppo", "learning.updates_per_step=2", "learning.epochs=2", "run.checkpoint_every=3"), 5
     ),

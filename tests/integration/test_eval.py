@@ -279,7 +279,7 @@ def test_an_interruption_says_how_to_go_on(
     def interrupt(*ignored: object, **more: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("reasoner.benchmarks.loop.open_sampler", interrupt)
+    monkeypatch.setattr("reasoner.benchmarks.loop.open_engine", interrupt)
     stopped = cli(folder / "sums.toml")
     assert stopped.code == 130
     assert f"to resume from here: reasoner eval --resume {only(tmp_path)}" in stopped.out
@@ -317,7 +317,7 @@ def test_what_has_changed_since_is_not_mixed_in(cli: Cli, folder: Path, killed: 
 def test_what_is_wrong_is_said_before_anything_is_loaded(
     cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reasoner.benchmarks.loop.open_sampler", None)
+    monkeypatch.setattr("reasoner.benchmarks.loop.open_engine", None)
     task, base = folder / "sums.toml", folder / "base"
     (folder / "other").mkdir(exist_ok=True)
     shutil.copy(task, folder / "other" / "sums.toml")

@@ -12,6 +12,7 @@ import pytest
 
 from reasoner.io.parquet import read_parquet
 from reasoner.records import Rollout
+from tests.tasks import write_task
 from tests.tiny import build_tiny_model
 
 SECRETS = {
@@ -51,36 +52,6 @@ def register_rewards():
 def step_finished(step):
     raise RuntimeError(f"no upload with {os.environ['HF_TOKEN']}")
 """
-TASK = """
-[model]
-path = "{folder}/tiny"
-device = "cpu"
-[data]
-overlap = "allow"
-[data.train]
-path = "{folder}/problems.jsonl"
-[data.eval]
-path = "{folder}/problems.jsonl"
-[sampling]
-engine = "hf"
-group_size = 4
-max_tokens = 6
-max_prompt_tokens = 128
-[[rewards]]
-source = "leaky"
-options = {{ api_key_env = "SCORER" }}
-[scoring]
-max_failure_rate = 1.0
-[gro]
-preset = "grpo"
-[learning]
-problems_per_step = 4
-[evaluation]
-correct = "leaky"
-[run]
-steps = 1
-output = "{folder}/runs"
-"""
 
 
 @pytest.mark.slow
@@ -89,8 +60,10 @@ def test_no_secret_is_in_the_folder_or_the_output_of_a_run(tmp_path: Path) -> No
     rows = [json.dumps({"question": f"{n} + 1?", "answer": str(n + 1)}) for n in range(8)]
     (tmp_path / "problems.jsonl").write_text("\n".join(rows) + "\n")
     (tmp_path / "leaky.py").write_text(VERIFIER)
-    (tmp_path / "trial.toml").write_text(TASK.format(folder=tmp_path))
-    task, plugin = str(tmp_path / "trial.toml"), str(tmp_path / "leaky.py")
+    settings = {"sampling.max_tokens": 6, "sampling.max_prompt_tokens": 128, "scoring.max_failure_rate": 1.0}
+    leaky = {"source": "leaky", "options": {"api_key_env": "SCORER"}}
+    task = str(write_task(tmp_path, "leaky", settings | {"rewards": [leaky], "run.steps": 1}))
+    plugin = str(tmp_path / "leaky.py")
     command = [sys.executable, "-m", "reasoner", "run", task, "--plugin", plugin]
     environment = {**os.environ, **SECRETS, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)

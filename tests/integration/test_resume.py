@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,20 +93,23 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(killed:
         if trial.exact:
             check_equal(once, run)
         else:
-            check_every_group_once(run, steps=6)
+            check_every_group_once(run, 6, trial.most_tokens)
+    if not trial.exact:
+        kept = [check_kept_tokens(run, [*killed.glob(f"{run.parent.name}-kept-*.parquet")]) for run in often]
+        assert max(kept) >= (2 if trial.turns else 0)
 
 
 def test_the_kills_were_at_moments_and_at_calls_and_cost_steps(killed: Path) -> None:
     """Of all trials together: one alone may be spared by chance."""
     report = json.loads((killed / "report.json").read_text())
-    assert len({kind for kinds in report.values() for kind in kinds}) == 2
+    assert len({kind for kinds in report.values() for kind in kinds}) == 3
     runs = [only(path) for trial in TRIALS for path in killed.glob(f"{trial.name}-often-*")]
     starts = [start for run in runs for start in read_starts(run)]
     assert sum(start.repeated for start in starts) > 0
     assert len(starts) > sum(trial.kills for trial in TRIALS) / 2  # the others were killed before they came so far
 
 
-def check_every_group_once(run: Path, steps: int) -> None:
+def check_every_group_once(run: Path, steps: int, most_tokens: int = 24) -> None:
     """A run with `sampling.over_sample` that is finished: problems of an epoch were begun once each, every group that
     was begun was learned from once or is kept, whole, and none by weights that are too old."""
     status = json.loads((run / "status.json").read_text())
@@ -125,7 +128,34 @@ def check_every_group_once(run: Path, steps: int) -> None:
         assert step - 2 <= row.response.policy_version < step
         assert row.response.discarded_tokens == 0
         assert 0 <= row.response.carried_tokens <= len(row.response.token_ids)
-        assert row.response.finish_reason == "stop" or len(row.response.token_ids) == 24
+        assert row.response.finish_reason == "stop" or len(row.response.token_ids) <= most_tokens
+
+
+def check_kept_tokens(run: Path, files: Sequence[Path]) -> int:
+    """What the run's checkpoints held of responses when it was resumed is how those responses begin, token by token
+    and turn by turn; returns the most turns of a response that was begun and not complete."""
+    most = 0
+    resumed = {start.step for start in read_starts(run)[1:]}
+    steps = sorted(run.glob("rollouts/step-*.parquet"))
+    for file in files:
+        step = int(file.stem.rpartition("-")[2])
+        later = [row for path in steps if int(path.stem[5:]) > step for row in read_parquet(path, Rollout)]
+        for group in read_parquet(file, PartialGroup) if step in resumed else ():
+            rows = [row for row in later if row.problem.id == group.problem.id][:4]  # one that is begun later follows
+            for row in rows:
+                assert row.prompt_ids == group.prompt_ids
+            whole = dict(zip(group.samples, group.responses, strict=True))
+            parts = {part.sample: part for part in group.partial if part.token_ids}
+            for row in (row for row in rows if row.sample in (whole | parts)):
+                before, now = (whole | parts)[row.sample], row.response
+                tokens, turns = len(before.token_ids), len(before.turns)
+                assert now.token_ids[:tokens] == before.token_ids
+                assert now.policy_mask[:tokens] == before.policy_mask
+                assert now.sampler_logprobs[:tokens] == before.sampler_logprobs
+                assert now.turns[:turns] == before.turns
+                assert now.carried_tokens >= tokens
+                most = max(most, turns if row.sample in parts else 0)
+    return most
 
 
 def of_step(run: Path, step: int) -> list[Rollout]:

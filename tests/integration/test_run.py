@@ -24,6 +24,7 @@ from reasoner.report.text import as_markdown
 from reasoner.runs.folder import read_evaluations, read_gate, read_metrics
 from reasoner.runs.model import run_model
 from reasoner.runs.reader import read_run
+from tests.architectures import build
 from tests.command import Cli
 from tests.tiny import build_tiny_model
 
@@ -117,6 +118,27 @@ def test_a_run_leaves_everything_that_it_promises(command: list[str], tmp_path: 
     assert "Before training" not in again.out
     weights = "model.safetensors"
     assert (repeated / "model" / weights).read_bytes() == (folder / "model" / weights).read_bytes()
+
+
+def test_a_run_replays_the_experts_of_its_sampler(command: list[str], tmp_path: Path, cli: Cli) -> None:
+    """The check of the sampler, partial responses and evaluations included."""
+    model = build("qwen3_moe", tmp_path / "experts")
+    sets = [
+        f"model.path={model}",
+        "learning.routing_replay=true",
+        "sampling.over_sample=0.5",
+        "sampling.max_staleness=1",
+    ]
+    sets += ["gro.terms.grpo.correction.kind=truncate"]
+    done = cli(*command[3:], "--steps", "2", "--no-gate", *(part for each in sets for part in ("--set", each)))
+    assert done.code == 0, done.err
+    (folder,) = (tmp_path / "runs").iterdir()
+    rows = read_metrics(folder)
+    assert rows[0]["gap/mean"] < 1e-4
+    for row in rows:  # of two updates, and of tokens that older weights sampled
+        assert 0.0 <= row["update/rerouted"] < 0.3
+    rollouts = read_parquet(folder / "rollouts" / "step-000002.parquet", Rollout)
+    assert not any(rollout.response.routes for rollout in rollouts)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -20,54 +20,33 @@ from reasoner.pipeline import train
 from reasoner.records import Rollout, ToolCall
 from reasoner.runs.folder import read_evaluations
 from reasoner.training.build import open_trainer
+from reasoner.training.guards.canary import Canary
 from tests.command import Cli
+from tests.tasks import write_task
 from tests.tiny import build_tiny_model
 
 pytestmark = pytest.mark.slow
 
-TASK = """
-[model]
-path = "{model}"
-device = "cpu"
-[data]
-overlap = "allow"
-[data.train]
-path = "{folder}/problems.jsonl"
-[data.eval]
-path = "{folder}/problems.jsonl"
-limit = 3
-[sampling]
-engine = "hf"
-group_size = 4
-max_tokens = 110
-stop = ["W", "J", "H", "T", "N", "G", "o"]
-max_prompt_tokens = 400
-[environment]
-format = "tags"
-max_failure_rate = 0.8
-{environment}
-[[rewards]]
-source = "letters"
-[gro]
-preset = "grpo"
-[learning]
-problems_per_step = 4
-learning_rate = 1e-3
-[evaluation]
-correct = "letters"
-[run]
-steps = 2
-output = "{folder}/runs"
-"""
+SETTINGS = {
+    "data.eval.limit": 3,
+    "sampling.max_tokens": 110,
+    "sampling.stop": ["W", "J", "H", "T", "N", "G", "o"],
+    "sampling.max_prompt_tokens": 400,
+    "environment.format": "tags",
+    "environment.max_failure_rate": 0.8,
+    "learning.learning_rate": 1e-3,
+    "run.steps": 2,
+}
+TOOLS = {"environment.tools": ["calculator"], "environment.max_turns": 3}
 PLUGINS = [str(Path(__file__).with_name(name)) for name in ("rewarding_letters.py", "walking_environment.py")]
 
 
-def task_of(folder: Path, environment: str) -> Path:
+def task_of(folder: Path, settings: Mapping[str, Any]) -> Path:
+    """A task with these settings beside those of all tests here."""
     rows = [{"question": f"{n} + 1?", "answer": "lost" if n % 4 == 3 else str(n + 1)} for n in range(8)]
     (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    model = build_tiny_model(folder / "tiny")
-    (folder / "trial.toml").write_text(TASK.format(model=model, folder=folder, environment=environment))
-    return folder / "trial.toml"
+    build_tiny_model(folder / "tiny")
+    return write_task(folder, "letters", SETTINGS | dict(settings))
 
 
 def check_tokens(rollout: Rollout, most: int = 110) -> None:
@@ -107,7 +86,7 @@ def calling() -> Callable[[Any, Sequence[int], str], tuple[ToolCall, ...]]:
 
 def test_a_run_with_a_tool_trains_on_what_the_policy_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TagsFormat, "read", calling())
-    task = task_of(tmp_path, 'tools = ["calculator"]\nmax_turns = 3')
+    task = task_of(tmp_path, TOOLS)
     with open_trainer(load_config(task, plugins=PLUGINS)) as trainer:
         train(trainer)
         folder, history = trainer.run.folder, trainer.history
@@ -142,7 +121,7 @@ def test_an_evaluation_has_the_tools_of_its_task_and_without_them_it_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
 ) -> None:
     monkeypatch.setattr(TagsFormat, "read", calling())
-    task = task_of(tmp_path, 'tools = ["calculator"]\nmax_turns = 3')
+    task = task_of(tmp_path, TOOLS)
     plugins = [each for plugin in PLUGINS for each in ("--plugin", plugin)]
     shared = ("eval", str(task), *plugins, "--samples", "4", "--temperature", "1", "--json")
     done = cli(*shared, "--output", str(tmp_path / "with"))
@@ -162,9 +141,8 @@ def test_an_evaluation_has_the_tools_of_its_task_and_without_them_it_has_none(
 
 
 def test_turns_are_paid_and_lost_environments_abstain(tmp_path: Path) -> None:
-    task = task_of(tmp_path, 'name = "walk"')
-    text = task.read_text().replace("[learning]", '[[rewards]]\nsource = "environment"\nweight = 2.0\n[learning]')
-    task.write_text(text)
+    rewards = [{"source": "letters"}, {"source": "environment", "weight": 2.0}]
+    task = task_of(tmp_path, {"environment.name": "walk", "rewards": rewards})
     sets = ["gro.terms.grpo.credit.level=turn", "learning.updates_per_step=2", "data.train.shuffle=false"]
     with open_trainer(load_config(task, sets=sets, plugins=PLUGINS)) as trainer:
         train(trainer)
@@ -235,12 +213,17 @@ correct = "math"
 max_tokens = 20
 [run]
 steps = 1
+keep_last = 0
+keep_best = 0
 output = "{folder}/runs"
 """
 
 
-def test_a_small_model_calls_a_tool_in_tags_and_learns_from_what_it_wrote(tmp_path: Path) -> None:
+def test_a_small_model_calls_a_tool_in_tags_and_learns_from_what_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The embedded model, shown two examples: nothing is made up but the two calculations."""
+    monkeypatch.setattr(Canary, "prove", lambda self, prompts: "")  # as long as all the rest; `test_canary` has it
     rows = [{"question": "412 * 31", "answer": "12772"}, {"question": "17 * 23", "answer": "391"}]
     (tmp_path / "calculations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "calculations.toml").write_text(CALCULATIONS.format(folder=tmp_path))

@@ -17,42 +17,22 @@ from reasoner.pipeline import train
 from reasoner.records import Response, Rollout
 from reasoner.training.build import open_trainer
 from tests.resources import resources_of
+from tests.tasks import write_task
 from tests.tiny import build_tiny_model
 
 pytestmark = pytest.mark.slow
 
-TASK = """
-[model]
-path = "{folder}/tiny"
-device = "cpu"
-[data]
-overlap = "allow"
-[data.train]
-path = "{folder}/problems.jsonl"
-[data.eval]
-path = "{folder}/problems.jsonl"
-limit = 2
-[sampling]
-engine = "hf"
-group_size = 16
-max_tokens = 48
-max_prompt_tokens = 128
-[scoring]
-workers = 1
-[[rewards]]
-source = "letters"
-[gro]
-preset = "grpo"
-[learning]
-problems_per_step = 2
-[evaluation]
-correct = "letters"
-samples = 16
-temperature = 1.0
-[run]
-steps = 1
-output = "{folder}/runs"
-"""
+SETTINGS = {
+    "data.eval.limit": 2,
+    "sampling.group_size": 16,
+    "sampling.max_tokens": 48,
+    "sampling.max_prompt_tokens": 128,
+    "scoring.workers": 1,
+    "learning.problems_per_step": 2,
+    "evaluation.samples": 16,
+    "evaluation.temperature": 1.0,
+    "run.steps": 1,
+}
 LETTERS = str(Path(__file__).with_name("rewarding_letters.py"))
 OWN, TURN_END = 256, 258
 """`<|endoftext|>`, the only end token, and `<|im_end|>`, with which the template ends a turn"""
@@ -92,8 +72,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base_model(folder / "tiny")
     problems = [{"question": f"{n} + 1?", "answer": str(n + 1)} for n in range(4)]
     (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in problems))
-    (folder / "trial.toml").write_text(TASK.format(folder=folder))
-    return folder / "trial.toml"
+    return write_task(folder, "letters", SETTINGS)
 
 
 def resolved(task: Path, *sets: str) -> Resolved:

@@ -6,7 +6,10 @@ import os
 import random
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,20 @@ from tests.tiny import build_tiny_model
 pytestmark = pytest.mark.slow
 
 PORT_FILE = "rendezvous"
+WORLDS = (2, 3)
+"""ranks that tell each other arrays"""
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which processes that have imported torch once left what they computed and told each other."""
+    folder = tmp_path_factory.mktemp("worlds")
+    model = build_tiny_model(folder / "tiny")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "tests.integration.test_two_processes", str(model), str(folder)]
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 def batch(learner: TorchLearner) -> Batch:
@@ -65,15 +82,10 @@ def share(objective: Objective, rank: int, world: int) -> Objective:
     return replace(objective, rows=[row for row in objective.rows if row // 4 % world == rank])
 
 
-def test_one_and_two_processes_give_the_same_gradient(tmp_path: Path) -> None:
-    model = build_tiny_model(tmp_path / "tiny")
-    alone = gradient(model, 0, 1)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "tests.integration.test_two_processes", str(model), str(tmp_path)]
-    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr
-    together = [load_file(tmp_path / f"gradient-{rank}.safetensors") for rank in range(2)]
-    halves = [load_file(tmp_path / f"half-{rank}.safetensors") for rank in range(2)]
+def test_one_and_two_processes_give_the_same_gradient(worlds: Path) -> None:
+    alone = gradient(worlds / "tiny", 0, 1)
+    together = [load_file(worlds / "gradient" / f"gradient-{rank}.safetensors") for rank in range(2)]
+    halves = [load_file(worlds / "gradient" / f"half-{rank}.safetensors") for rank in range(2)]
     assert any(float(value.abs().max()) > 1e-3 for value in alone.values())
     for name, expected in alone.items():
         size = float(expected.abs().max())
@@ -83,13 +95,10 @@ def test_one_and_two_processes_give_the_same_gradient(tmp_path: Path) -> None:
     assert all(not torch.allclose(half["model.norm.weight"], alone["model.norm.weight"], rtol=1e-3) for half in halves)
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_ranks_tell_each_other_arrays_of_any_size(tmp_path: Path, world: int) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "tests.integration.test_two_processes", str(world), str(tmp_path)]
-    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in tmp_path.glob("done-*")) == [f"done-{rank}" for rank in range(world)]
+@pytest.mark.parametrize("world", WORLDS)
+def test_ranks_tell_each_other_arrays_of_any_size(worlds: Path, world: int) -> None:
+    done = sorted(path.name for path in (worlds / str(world)).glob("done-*"))
+    assert done == [f"done-{rank}" for rank in range(world)]
 
 
 def share_of(rank: int, tokens: int) -> list[Group]:
@@ -130,19 +139,35 @@ def exchange(folder: Path, rank: int, world: int) -> None:
     dist.destroy_process_group()
 
 
-def main(what: str, folder: Path) -> None:
-    """Two processes or as many as `what` says: forks of this one, which has imported torch once."""
-    world = int(what) if what.isdecimal() else 2
-    others: list[int] = []
-    while len(others) < world - 1 and (other := os.fork()):
-        others.append(other)
-    rank = 0 if len(others) == world - 1 else len(others) + 1
-    if what.isdecimal():
-        exchange(folder, rank, world)
-    else:
-        reduce_gradient(Path(what), folder, rank)
-    if not rank:
-        sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]) for other in others))
+def main(model: Path, folder: Path) -> None:
+    """Every world, one after the other."""
+    run_world(2, folder / "gradient", partial(reduce_gradient, model))
+    for world in WORLDS:
+        run_world(world, folder / str(world), partial(exchange, world=world))
+
+
+def run_world(world: int, folder: Path, work: Callable[[Path, int], None]) -> None:
+    """Do the work of every rank (folder, rank) in a fork of this process; ends with an error if one of them does."""
+    folder.mkdir()
+    pids = [fork_rank(partial(work, folder, rank)) for rank in range(world)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    if any(codes):
+        sys.exit(f"the ranks in {folder} ended with {codes}")
+
+
+def fork_rank(work: Callable[[], None]) -> int:
+    """The process id of a fork that does the work."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return pid
 
 
 def reduce_gradient(model: Path, folder: Path, rank: int) -> None:
@@ -157,4 +182,4 @@ def reduce_gradient(model: Path, folder: Path, rank: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -58,7 +58,7 @@ scoring: config distributed errors io plugins records workers
 loading: config data environments errors evaluation gro io models monitoring plugins scoring
 sampling: config data distributed errors io models processes records
 trajectories: config data distributed environments errors io records sampling
-testing: config environments errors io plugins records scoring
+testing: config environments errors gro io plugins records scoring
 runs: config errors evaluation io loading models records
 launch: errors io processes runs
 planning: config data distributed environments errors evaluation gro io learning loading models monitoring plugins

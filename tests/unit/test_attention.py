@@ -35,14 +35,18 @@ CPU = torch.device("cpu")
 LAYER = nn.Identity()
 
 
-def shapes_of(*sequences: tuple[int, tuple[int, ...]]) -> list[SequenceShape]:
-    """Prompts and their responses one after the other."""
-    sizes = [prompt + sum(responses) for prompt, responses in sequences]
+Shape = tuple[int, tuple[int, ...]] | tuple[int, tuple[int, ...], tuple[int, ...]]
+"""tokens of a prompt and of each piece, and which piece each continues"""
+
+
+def shapes_of(*sequences: Shape) -> list[SequenceShape]:
+    """Prompts and their pieces one after the other."""
+    sizes = [sequence[0] + sum(sequence[1]) for sequence in sequences]
     starts = [0, *accumulate(sizes)]
     return [SequenceShape(start, *sequence) for start, sequence in zip(starts, sequences, strict=False)]
 
 
-RAGGED: dict[str, list[tuple[int, tuple[int, ...]]]] = {
+RAGGED: dict[str, list[Shape]] = {
     "one prompt alone": [(3, (2,))],
     "one token": [(1, (0,))],
     "single sequences": [(3, (5,)), (1, (1,)), (7, (2,))],
@@ -50,7 +54,13 @@ RAGGED: dict[str, list[tuple[int, tuple[int, ...]]]] = {
     "ragged responses": [(4, (3, 1, 6))],
     "responses of no tokens between others": [(2, (0, 4, 0))],
     "responses of no tokens alone": [(5, (0, 0))],
-    "all of them": [(4, (3, 1)), (1, (7,)), (2, (0, 0, 5)), (9, (1, 1, 1, 1)), (1, (0,))],
+    "a tree": [(4, (3, 2, 5, 1), (-1, -1, 0, 0))],
+    "a deep tree": [(1, (2, 3, 1, 4, 6, 1), (-1, 0, 1, 1, 2, 3))],
+    "a trunk alone": [(2, (3, 4, 1), (-1, 0, 0))],
+    "all of them": [
+        *((4, (3, 1)), (1, (7,)), (2, (0, 0, 5)), (9, (1, 1, 1, 1)), (1, (0,))),
+        *((4, (3, 2, 5, 1), (-1, -1, 0, 0)), (2, (2, 3, 1), (-1, 0, 1))),
+    ],
 }
 
 
@@ -123,20 +133,34 @@ def plain_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", RAGGED)
 def test_by_segment_is_by_sequence(name: str, queries: int, keys: int, scaling: float | None) -> None:
     shapes = shapes_of(*RAGGED[name])
-    tokens = shapes[-1].start + shapes[-1].prompt + sum(shapes[-1].responses)
+    tokens = shapes[-1].start + shapes[-1].tokens
     by_sequence, by_segment = both(shapes, heads(tokens, queries, keys), scaling)
     for a, b in zip(by_sequence, by_segment, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+@st.composite
+def trees(draw: st.DrawFn) -> Shape:
+    """Pieces in the order in which they lie: those that continue the same one are neighbours, after it."""
+    parents: list[int] = []
+    for parent in range(-1, 3):
+        if parent < len(parents):
+            parents += [parent] * draw(st.integers(parent < 0, 3))
+    pieces = tuple(draw(st.integers(1, 6)) for _ in parents)
+    return draw(st.integers(1, 9)), pieces, tuple(parents)
+
+
 SEQUENCES = st.lists(
-    st.tuples(st.integers(1, 9), st.lists(st.integers(0, 6), min_size=1, max_size=4).map(tuple)), min_size=1, max_size=4
+    st.tuples(st.integers(1, 9), st.lists(st.integers(0, 6), min_size=1, max_size=4).map(tuple)) | trees(),
+    min_size=1,
+    max_size=4,
 )
 
 
 @given(SEQUENCES)
-def test_queries_are_the_flat_input_and_keys_what_each_of_them_sees(sequences: list[tuple[int, Any]]) -> None:
-    """By the definition: a token sees its prompt, and what is before it in its own piece, itself included."""
+def test_queries_are_the_flat_input_and_keys_what_each_of_them_sees(sequences: list[Any]) -> None:
+    """By the definition: a token sees its prompt, the pieces that its own one continues, and what is before it in its
+    own piece, itself included."""
     shapes = shapes_of(*sequences)
     segments = Segments.of(shapes, CPU)
     tokens = sum(segments.pieces)
@@ -152,10 +176,13 @@ def test_queries_are_the_flat_input_and_keys_what_each_of_them_sees(sequences: l
         prompt = list(range(shape.start, shape.start + shape.prompt))
         expected |= {place: prompt[: n + 1] for n, place in enumerate(prompt)}
         first = shape.start + shape.prompt
-        for response in shape.responses:
-            own = list(range(first, first + response))
-            expected |= {place: prompt + own[: n + 1] for n, place in enumerate(own)}
-            first += response
+        before = {-1: prompt}
+        for piece, (length, parent) in enumerate(zip(shape.pieces, shape.parents or [-1] * 9, strict=False)):
+            before[piece] = before[parent] + list(range(first, first + length))
+            expected |= {
+                first + n: before[parent] + before[piece][len(before[parent]) :][: n + 1] for n in range(length)
+            }
+            first += length
     assert seen == expected
 
 

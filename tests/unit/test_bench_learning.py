@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,13 @@ def test_sides_take_turns_and_none_is_measured_twice(tmp_path: Path, monkeypatch
         asked.append(model)
         return 0.25
 
+    training_rows = bench_learning.training_rows
+
+    @cache  # reading the problems is what takes time here
+    def rows(seed: int, steps: int) -> list[dict[str, Any]]:
+        return training_rows(bench_learning.configuration(seed), steps)
+
+    monkeypatch.setattr(bench_learning, "training_rows", lambda resolved, steps: rows(resolved.config.run.seed, steps))
     monkeypatch.setattr(bench_learning, "measure_side", measure_side)
     monkeypatch.setattr(bench_learning, "accuracy", accuracy)
     given = {"steps": 2, "mark_s": 60.0, "limit_s": 90.0, "trl_options": {}}

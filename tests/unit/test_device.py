@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
@@ -34,9 +35,21 @@ def test_every_model_that_opens_prepares_its_device(monkeypatch: pytest.MonkeyPa
     assert told == ["cpu"]
 
 
-def test_a_cpu_has_nothing_to_give_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cpu_memory_below_what_is_in_use_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As gradients leave it, of tensors too small to have pages of their own."""
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: pytest.fail("there is no GPU"))
+    size, count = 2**16, 2000  # 125 MiB
+    freed = [torch.ones(size // 4) for _ in range(count)]
+    in_use = torch.ones(size // 4)
+    freed.clear()
+    before = resident_bytes()
     learning_device.release_device_memory()
+    assert before - resident_bytes() > size * count / 2
+    assert in_use.all()
+
+
+def resident_bytes() -> int:
+    return int(psutil.Process().memory_info().rss)
 
 
 def test_the_peak_on_the_gpu_is_what_was_held_and_of_one_step(monkeypatch: pytest.MonkeyPatch) -> None:

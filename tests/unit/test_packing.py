@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations, groupby, takewhile
 
 import pytest
 import torch
@@ -21,6 +24,7 @@ from reasoner.learning.batching.packing import (
     pack_padded,
     worth_sharing,
 )
+from reasoner.learning.batching.prefix_tree import PrefixTree
 from reasoner.learning.batching.shapes import SequenceShape
 from reasoner.records import Group
 from tests.ragged import make_group, ragged_groups
@@ -140,6 +144,88 @@ def test_every_response_needs_a_unit(unit_ids: list[int]) -> None:
         rows_by_group([make_group("a", [1], [[1], [2]])], unit_ids=unit_ids)
 
 
+@st.composite
+def alike(draw: st.DrawFn) -> list[Group]:
+    """Groups whose responses begin with parts of a few sequences."""
+    stems = draw(st.lists(st.lists(st.integers(0, 2), max_size=30), min_size=1, max_size=3))
+
+    def response() -> list[int]:
+        stem = draw(st.sampled_from(stems))
+        return stem[: draw(st.integers(0, len(stem)))] + draw(st.lists(st.integers(0, 2), min_size=1, max_size=6))
+
+    prompt = range(draw(st.integers(1, 5)))
+    return [make_group("alike", prompt, [response() for _ in range(draw(st.integers(1, 8)))])]
+
+
+@given(alike(), st.integers(1, 12))
+def test_common_beginnings_are_there_once_and_every_response_is_on_its_way(some: list[Group], least: int) -> None:
+    responses = [response.token_ids for response in some[0].responses]
+    for tree in (PrefixTree.of(responses, least), PrefixTree.apart(responses)):
+        for response, path in zip(responses, tree.paths, strict=True):
+            assert [tree.parents[piece] for piece in path] == [-1, *path][: len(path)]
+            tokens = [token for piece in path for token in tree.pieces[piece]]
+            assert tokens == [*response[:-1]]
+        siblings = [parent for parent, _ in groupby(tree.parents)]
+        assert len(siblings) == len(set(siblings))  # neighbours
+        assert all(parent < piece for piece, parent in enumerate(tree.parents))
+    tree = PrefixTree.of(responses, least)
+    assert tree.tokens <= sum(len(response) - 1 for response in responses)
+    users = Counter(piece for path in tree.paths for piece in path)
+    assert all(len(tree.pieces[piece]) >= least for piece, count in users.items() if count > 1)
+    for first, second in combinations(range(len(responses)), 2):  # what is shared is all that two have in common
+        common = len(
+            [
+                *takewhile(
+                    lambda pair: pair[0] == pair[1],
+                    zip(*(responses[row][:-1] for row in (first, second)), strict=False),
+                )
+            ]
+        )
+        shared = sum(len(tree.pieces[piece]) for piece in {*tree.paths[first]} & {*tree.paths[second]})
+        assert shared <= common < shared + least or shared == common
+
+
+@given(alike(), st.integers(1, 200), st.sampled_from(["auto", "always", "never"]))
+def test_responses_that_begin_alike_keep_to_the_budget(some: list[Group], budget: int, sharing: Sharing) -> None:
+    """As they would without a tree, so that there are never more targets than it."""
+    batches = pack(rows_by_group(some), budget, sharing)
+    assert _contents(batches) == _expected(some)
+    for batch in batches:
+        assert sum(each.reserved_tokens for each in batch.sequences) <= budget or len(batch.sequences) == 1
+        assert batch.tokens == flat_inputs(batch, CPU).input_ids_BL.shape[1]
+        assert sharing != "never" or all(each.tree is None for each in batch.sequences)
+
+
+def test_a_tree_is_for_what_saves_more_than_a_fifth() -> None:
+    stem = [*range(20, 40)]
+    for ends, shared in (([[1, 2], [3, 4]], True), ([range(60), range(1, 61)], False)):
+        group = make_group("a", range(4), [[*stem, *end] for end in ends])
+        (sequence,) = pack(rows_by_group([group]), 1000, "always")[0].sequences
+        assert (sequence.tree is not None) == shared
+    assert [
+        sequence.tokens
+        for sequence in pack(rows_by_group([make_group("a", [1], [stem, stem])]), 99, "auto")[0].sequences
+    ] == [20]
+
+
+def test_responses_with_experts_of_their_own_share_no_beginning() -> None:
+    group = make_group("a", range(4), [range(20, 40)] * 2)
+    routed = [replace(group.responses[0], routes=range(23)), group.responses[1]]
+    (sequence,) = pack(rows_by_group([replace(group, responses=tuple(routed))]), 1000, "always")[0].sequences
+    assert (sequence.tree, sequence.tokens) == (None, 4 + 2 * 19)
+
+
+def test_flat_inputs_of_responses_that_begin_alike() -> None:
+    responses = ((1, 2, 3, 4, 5), (1, 2, 3, 9, 8), (1, 2, 3), (7,))
+    sequence = PackedSequence((10, 11), responses, (0, 1, 2, 3), tree=PrefixTree.of(responses, 2))
+    inputs = flat_inputs(MicroBatch((PackedSequence((6,), ((5, 4),), (4,)), sequence)), CPU)
+    assert inputs.input_ids_BL.tolist() == [[6, 5, 10, 11, 1, 2, 3, 4, 3, 9]]
+    assert inputs.position_ids_BL.tolist() == [[0, 1, 0, 1, 2, 3, 4, 5, 4, 5]]
+    assert inputs.shapes == (SequenceShape(0, 1, (1,), (-1,)), SequenceShape(2, 2, (2, 2, 2), (-1, 0, 0)))
+    assert inputs.targets_S.tolist() == [5, 4, 1, 2, 3, 4, 5, 1, 2, 3, 9, 8, 1, 2, 3, 7]
+    assert inputs.predictors_S.tolist() == [0, 1, 3, 4, 5, 6, 7, 3, 4, 5, 8, 9, 3, 4, 5, 3]
+
+
 def test_a_shared_prompt_is_counted_once_and_the_last_token_not_at_all() -> None:
     group = make_group("a", range(10), [range(5), range(3), range(1)])
     (batch,) = pack(rows_by_group([group]), 100, "always")
@@ -148,7 +234,7 @@ def test_a_shared_prompt_is_counted_once_and_the_last_token_not_at_all() -> None
 
 
 def test_a_group_larger_than_the_budget_becomes_several_rows() -> None:
-    group = make_group("a", range(10), [range(9)] * 5)
+    group = make_group("a", range(10), [range(n, n + 9) for n in range(5)])
     sequences = [each for batch in pack(rows_by_group([group]), 30, "always") for each in batch.sequences]
     assert [len(sequence.responses) for sequence in sequences] == [2, 2, 1]
     assert [sequence.tokens for sequence in sequences] == [26, 26, 18]
@@ -162,7 +248,7 @@ def test_a_row_larger_than_the_budget_gets_a_micro_batch_of_its_own() -> None:
 @pytest.mark.parametrize(("prompt", "worth"), [(4, False), (5, True)])
 def test_auto_shares_what_saves_more_than_a_fifth(prompt: int, worth: bool) -> None:
     # Two responses put 8 tokens each through the model: sharing a prompt of p saves p of 2 p + 16 tokens, 1/5 at 16/3.
-    group = make_group("a", range(prompt + 1), [range(9), range(9)])
+    group = make_group("a", range(prompt + 1), [range(9), range(1, 10)])
     (selected,) = rows_by_group([group])
     assert worth_sharing(selected) is worth
     assert len(pack([selected], 100, "auto")[0].sequences) == (1 if worth else 2)
@@ -185,7 +271,7 @@ def test_flat_inputs_restart_positions_and_point_at_the_predicting_token() -> No
     inputs = flat_inputs(batch, CPU)
     assert inputs.input_ids_BL.tolist() == [[1, 2, 3, 4, 7, 8, 10, 11]]
     assert inputs.position_ids_BL.tolist() == [[0, 1, 2, 3, 3, 4, 0, 1]]
-    assert inputs.shapes == (SequenceShape(0, 3, (1, 0, 2)), SequenceShape(6, 1, (1,)))
+    assert inputs.shapes == (SequenceShape(0, 3, (1, 0, 2), (-1, -1, -1)), SequenceShape(6, 1, (1,), (-1,)))
     assert inputs.targets_S.tolist() == [4, 5, 6, 7, 8, 9, 11, 12]
     assert inputs.predictors_S.tolist() == [2, 3, 2, 2, 4, 5, 6, 7]
     assert batch.rows == (2, 0, 1, 3)

@@ -590,12 +590,62 @@ def test_a_file_that_registers_none_of_its_functions_says_what_to_add(tmp_path: 
     build_manager([str(tmp_path / "follows.py")])  # what is imported is another file's
 
 
+LINKS = """
+import torch
+from reasoner import Algorithms, hookimpl
+
+@hookimpl
+def register_algorithms():
+    return Algorithms(links={
+        "fine": lambda u, c, power=1.0: c * u * power,
+        "needy": lambda u, c, power: c * u * power,
+        "beside": lambda u, c: c * (u - u.mean()),
+        "grows": lambda u, c: c * torch.exp(u * 50),
+        "still": lambda u, c: c * 1.0,
+        "pulls": lambda u, c: (c - 1) * u,
+        "sums": lambda u, c: (c * u).sum(),
+        "dice": lambda u, c: c * u * torch.rand(()),
+    })
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("fine", ""),
+        ("beside", "gives a unit the same value, whatever is beside it: u = "),
+        ("grows", "value and slope are finite: u = "),
+        ("still", "has a slope in u where there is credit: it is flat everywhere"),
+        ("pulls", "is flat where there is no credit: at c = 0 and u = -8 the slope is -1"),
+        ("sums", "gives one value per unit: ValueError: a link must return one value per unit"),
+        ("dice", "gives a unit the same value, whatever is beside it: the same values give another result"),
+    ],
+)
+def test_a_link_is_held_to_what_the_objective_relies_on(cli: Cli, tmp_path: Path, name: str, broken: str) -> None:
+    (file := tmp_path / "links.py").write_text(LINKS)
+    outcome = cli("plugins", "check", name, "--plugin", str(file))
+    assert (outcome.code, outcome.err) == (1 if broken else 0, "")
+    failed = " ".join(outcome.out.split()).split(" FAIL ")[1:]
+    assert len(failed) == bool(broken)
+    assert all(line.startswith(broken) for line in failed)
+
+
+def test_links_are_checked_with_what_their_plugin_registers(cli: Cli, tmp_path: Path) -> None:
+    (file := tmp_path / "links.py").write_text(LINKS)
+    outcome = cli("plugins", "check", str(file))
+    assert outcome.code == 1
+    said = " ".join(outcome.out.split())
+    assert "not checked, because it needs options. link 'needy': missing a required argument: 'power'" in said
+    assert "The contract is broken by beside, grows, still, pulls, sums, dice." in said
+    assert cli("plugins", "check", "needy", "--plugin", str(file), "--options", "{power = 2.0}").code == 0
+
+
 def test_check_of_what_is_not_there_says_so(cli: Cli, tmp_path: Path, install: Install) -> None:
     assert (
-        "no plugin, reward source, tool or environment 'mth'. Did you mean 'math'?"
+        "no plugin, reward source, tool, environment or link 'mth'. Did you mean 'math'?"
         in cli("plugins", "check", "mth").err
     )
-    assert "registers no reward source, tool or environment" in cli("plugins", "check", "reasoner_tasks").err
+    assert "registers no reward source, tool, environment or link" in cli("plugins", "check", "reasoner_tasks").err
     assert "no such file" in cli("plugins", "check", str(tmp_path / "none.py")).err
     (folder := tmp_path / "not installed").mkdir()
     (folder / "pyproject.toml").touch()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from reasoner.errors import DataError
-from reasoner.loading import load_config
+from reasoner.errors import ConfigError, DataError
+from reasoner.loading import load_config, to_toml
 from reasoner.planning.preflight import ready
 from reasoner.planning.rehearsal import Rehearsal, rehearse
 from reasoner.plugins import manager as plugins
@@ -88,6 +88,40 @@ def test_a_dry_run_says_where_responses_end_and_what_the_template_does_with_thin
     assert "thinking the chat template writes <think> before every response" in facts
     assert "responses end before ['Q:'] (sampling.stop), and at the model's end tokens" in facts
     assert "responses end" not in dry_run(cli, "dpo.toml").out
+
+
+DATED = "{{ strftime_now('%d %b %Y') }}: {{ messages[-1].content }}{% if add_generation_prompt %}>{% endif %}"
+
+
+def test_a_template_that_writes_the_date_writes_that_of_the_first_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run goes on from the configuration in its folder: whatever the day, its prompts are the same."""
+    sets = [f"model.chat_template_kwargs={{chat_template = {json.dumps(DATED)}}}", "prompt.system="]
+    monkeypatch.setattr("reasoner.planning.sources.today", lambda: "2020-02-29")
+    task = str(folder / "online.toml")
+    first = resources_of(load_config(task, sets=sets), training=True)
+    assert first.config.model.chat_template_kwargs["strftime_now"] == "2020-02-29"
+    assert first.facts["date"].startswith("the chat template writes 2020-02-29 as today's date")
+    (folder / "config.toml").write_text(to_toml(first.config))
+    monkeypatch.setattr("reasoner.planning.sources.today", lambda: "2020-03-01")
+    later = resources_of(load_config(str(folder / "config.toml")), training=True)
+    assert later.identity() == first.identity()
+    assert later.train == first.train
+    new = resources_of(load_config(task, sets=sets), training=True)
+    assert new.identity() != first.identity()
+    other = resources_of(load_config(task), training=True)
+    assert (other.config.model.chat_template_kwargs, "date" in other.facts) == ({}, False)
+    [sample] = rehearsed("online.toml", *sets[1:], f"{sets[0][:-1]}, strftime_now = '1999-12-31'}}").samples(1)
+    assert "  31 Dec 1999: What is " in sample
+
+
+@pytest.mark.parametrize("date", ["tomorrow", 20200229, [], "2020-02-30"])
+def test_a_date_that_is_none_is_refused(folder: Path, date: object) -> None:
+    with pytest.raises(ConfigError, match="strftime_now is the date that the chat template writes"):
+        load_config(
+            str(folder / "online.toml"), sets=[f"model.chat_template_kwargs={{strftime_now = {json.dumps(date)}}}"]
+        )
 
 
 def test_a_dry_run_tells_of_the_tools_and_refuses_a_format_that_the_model_lacks(cli: Cli, folder: Path) -> None:

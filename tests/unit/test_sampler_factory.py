@@ -208,3 +208,27 @@ def test_gated_delta_nets_are_refused_where_vllm_has_them_in_another_number_form
             check_sampler(found, tmp_path, engine, found.model.device)
     else:
         check_sampler(found, tmp_path, engine, found.model.device)
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "why"),
+    [
+        ("vllm", "cpu", "vLLM's CPU build does not \\(its second model runner does, which needs Triton\\)"),
+        ("vllm", "cuda", ""),
+        ("hf", "cpu", ""),
+    ],
+)
+def test_a_sampler_that_does_not_say_its_experts_is_refused_for_their_replay(
+    engine: str, device: str, why: str, tmp_path: Path
+) -> None:
+    build_tiny_model(tmp_path)
+    plain = config(path=str(tmp_path), engine=engine, device=device)
+    check(plain, tmp_path)
+    replaying = plain.model_copy(update={"learning": plain.learning.model_copy(update={"routing_replay": True})})
+    if why:
+        with pytest.raises(
+            ConfigError, match=f"learning.routing_replay needs a sampler .*{why}. Set sampling.engine = 'hf'"
+        ):
+            check(replaying, tmp_path)
+    else:
+        check(replaying, tmp_path)

@@ -74,7 +74,7 @@ def test_attention_over_slices_is_that_over_the_row(
 ) -> None:
     """Outputs and gradients; the row does not divide equally most of the time, and has fewer tokens than ranks."""
     shapes = shapes_of(*RAGGED[shape])
-    length = sum(part.prompt + sum(part.responses) for part in shapes)
+    length = sum(part.tokens for part in shapes)
     torch.manual_seed(0)
     parts = [torch.randn(1, number, length, 8, dtype=torch.float64) for number in (heads, kv_heads, kv_heads)]
     upstream = torch.randn(1, length, heads, 8, dtype=torch.float64)

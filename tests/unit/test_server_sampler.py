@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -218,6 +219,25 @@ def test_what_a_lost_server_had_goes_to_the_others_and_it_is_back_with_the_next_
         draw(sampler)
         assert len(bad.drawn) > drawn
         assert world.said == [said, f"{bad.url} is back, with the weights of version 1"]
+
+
+def test_tokens_that_are_lost_with_a_server_are_counted(world: World) -> None:
+    world.patience_s = 1.0
+    bad, _ = world.fakes
+    bad.made = 700  # of somebody else, before
+
+    def writes_and_hangs() -> None:
+        if len(bad.drawn) == 1:
+            bad.made, bad.hangs = bad.made + 40, True
+
+    with world.ready() as sampler:
+        bad.before = writes_and_hangs
+        draw(sampler)
+        [said] = world.said
+    match = re.search(r"(\d+) responses that it was writing are begun again, .*: at least (\d+) of their tokens", said)
+    assert match
+    assert int(match[1]) > 0
+    assert 40 <= int(match[2]) < 700
 
 
 def _empty(answer: dict[str, Any]) -> object:

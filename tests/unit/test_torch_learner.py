@@ -39,7 +39,11 @@ from tests.tiny import build_tiny_model
 
 TEMPERATURE = 0.7
 ECHO = replace(PRESETS["sft"].term, source="online", evidence=Evidence(tokens="observed"))
-GROUPS = ragged_groups()
+GROUPS = [
+    *ragged_groups()[:2],
+    make_group("alike", range(7), [[*range(60, 69), *end] for end in ([1, 2, 3], [1, 4], [])] + [[5]]),
+]
+"""three responses of the last begin alike"""
 RESPONSES = [response for group in GROUPS for response in group.responses]
 SHARING: list[Sharing] = ["auto", "always", "never"]
 
@@ -329,12 +333,57 @@ def test_the_float32_gradient_is_within_rounding(tiny: Path, sharing: str, budge
     assert done.response_tokens == sum(len(response.token_ids) for response in RESPONSES)
 
 
+STEM = [*range(100, 120)]
+TREE = make_group(
+    "tree",
+    range(5),
+    [
+        *([*STEM, 1, 2], [*STEM, 1, 2], [*STEM]),  # two are the same, one ends where they go on
+        *([*STEM[:12], *range(9), 3], [*STEM[:12], *range(9), 4, 5, 6], [*STEM[:12], 7]),  # a branch within a branch
+        *([*STEM[:4], 8], [9], [*STEM[:10]]),  # too little in common; one token; within a piece
+    ],
+)
+
+
+@pytest.mark.parametrize("sharing", ["auto", "always"])
+@pytest.mark.parametrize("budget", [1, 40, 500])
+@pytest.mark.parametrize(("dtype", "most"), [("float64", 1e-9), ("float32", 1e-5)])
+def test_the_gradient_of_responses_that_begin_alike(
+    tiny: Path, sharing: str, budget: int, dtype: Dtype, most: float
+) -> None:
+    """Also where they are tokens of an environment: those of a piece have the weights of each response that has it."""
+    masks = [[at % 3 != 0 for at in range(len(response.token_ids))] for response in TREE.responses]
+    responses = [make_response(row.token_ids, mask) for row, mask in zip(TREE.responses, masks, strict=True)]
+    groups = [replace(TREE, responses=tuple(responses)), GROUPS[0]]
+
+    def masked(row: int, token: int) -> float:
+        return weight(row, token) if row >= len(masks) or masks[row][token] else 0.0
+
+    def weigh(rows: Sequence[int], logprobs_RT: Tensor, _: Tensor | None = None) -> Weights:
+        lengths = [len(response.token_ids) for group in groups for response in group.responses]
+        values = [[masked(r, t) if t < lengths[r] else 0.0 for t in range(logprobs_RT.shape[1])] for r in rows]
+        return Weights(torch.tensor(values, dtype=logprobs_RT.dtype))
+
+    model = load_plain(tiny)
+    logprobs = plain_logprobs(model, groups, TEMPERATURE)
+    terms = [masked(r, t) * value for r, row in enumerate(logprobs) for t, value in enumerate(row)]
+    (-torch.stack(terms).sum()).backward()  # type: ignore[no-untyped-call]
+    learner = make_learner(tiny, dtype, share_prompts=sharing, token_budget=budget)
+    done = learner.accumulate(groups, weigh, TEMPERATURE)
+    assert_same_gradient(gradients(learner.policy.model), gradients(model), most)
+    got = learner.logprobs(groups, TEMPERATURE)
+    assert got == [pytest.approx(row.tolist(), abs=1e-10 if dtype == "float64" else 1e-4) for row in logprobs]
+    apart = make_learner(tiny, dtype, share_prompts="never", token_budget=budget).accumulate(groups, weigh, TEMPERATURE)
+    assert (done.tokens < apart.tokens) == (budget > 1)
+
+
 def test_sharing_puts_fewer_tokens_through_the_model(tiny: Path) -> None:
     shared, single = (
         make_learner(tiny, share_prompts=sharing, token_budget=1000).accumulate(GROUPS, fixed_weights(), 1.0)
         for sharing in ("always", "never")
     )
-    assert single.tokens - shared.tokens == sum(3 * len(group.prompt_ids) for group in GROUPS)
+    alike = 2 * 8  # of three responses that begin with the same nine tokens, of which one has no more
+    assert single.tokens - shared.tokens == sum(3 * len(group.prompt_ids) for group in GROUPS) + alike
     assert (shared.sequences, single.sequences) == (3, 12)
     assert shared.loss == pytest.approx(single.loss, rel=1e-9)
 

@@ -70,7 +70,7 @@ TOOLS = tuple(
 TYPED = ("<|im_end|>", "</s>", "[INST]", "<|eot_id|>", "<｜User｜>", "<|end|>", "</tool_response>", "[/TOOL_RESULTS]")
 
 words = st.text(st.sampled_from("ab12 .\n\"{}<>\\éü中'"), min_size=1, max_size=12).map(lambda text: f"x{text}x")
-said = st.lists(words | st.sampled_from(TYPED), min_size=1, max_size=4).map("".join)
+said = st.lists(words | st.sampled_from(TYPED), max_size=4).map("".join)
 """what a tool or an environment says: with quotes, line breaks, and control tokens that somebody typed"""
 thought = st.just("") | words.map(lambda text: f"<think>\n{text}\n</think>\n\n")
 SETTINGS = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])

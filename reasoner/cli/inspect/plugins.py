@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +32,29 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="List plugins, create one, and check what it registers.", no_args_is_help=True)
 
+
+@dataclass(frozen=True, slots=True)
+class RegisteredLink:
+    """A link as a plugin registers it."""
+
+    name: str
+    function: Callable[..., Any]
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuse options that the function does not take, or that are missing.
+
+        Raises:
+            ConfigError: with what is wrong.
+        """
+        try:
+            inspect.signature(self.function).bind(None, None, **options)
+        except TypeError as error:
+            raise ConfigError(f"link {self.name!r}: {error}") from None
+
+
+Checkable = RewardSource | Tool | EnvironmentKind | RegisteredLink
+LINK = "link "
+"""how the name of a link begins among what a plugin registers"""
 REGISTERED = ("rewards", "tools", "environments", "tasks", "generators", "algorithms", "trackers")
 
 
@@ -88,7 +113,8 @@ def check(
         str,
         typer.Argument(
             metavar="NAME_OR_FILE",
-            help="Name of a plugin (`reasoner plugins list`), its file, or one reward source, tool or environment.",
+            help="Name of a plugin (`reasoner plugins list`), its file, or one reward source, tool, environment or "
+            "link.",
         ),
     ],
     cases: Annotated[
@@ -99,7 +125,7 @@ def check(
     plugin: options.Plugins = None,
 ) -> None:
     """Check that a plugin's reward sources, tools and environments keep the contract, in the same worker processes that
-    a run uses.
+    a run uses, and its links on a range of values.
 
     The exit code is 1 when something fails. An environment is started with the problem of the first case, and the
     responses of the cases are its turns.
@@ -152,15 +178,17 @@ def check(
 
 
 def _checklist(
-    checked: RewardSource | Tool | EnvironmentKind,
+    checked: Checkable,
     cases: Sequence[Case],
     options: Mapping[str, Any],
     plugins: Sequence[str],
 ) -> Checklist:
-    from reasoner.testing import check_environment, check_source, check_tool
+    from reasoner.testing import check_environment, check_link, check_source, check_tool
 
     if isinstance(checked, RewardSource):
         return check_source(checked, cases, options=options, plugins=plugins)
+    if isinstance(checked, RegisteredLink):
+        return check_link(checked.name, checked.function, options=options)
     if isinstance(checked, Tool):
         return check_tool(checked, options=options, plugins=plugins)
     turns = [case.response.text for case in cases]
@@ -176,7 +204,7 @@ def _checklist_table(checklist: Checklist) -> Table:
     return table
 
 
-def _mistake_of_options(source: RewardSource | Tool | EnvironmentKind, options: Mapping[str, Any]) -> str:
+def _mistake_of_options(source: Checkable, options: Mapping[str, Any]) -> str:
     """Why the source does not accept the options, or an empty string."""
     try:
         source.check_options(options)
@@ -189,38 +217,40 @@ def _is_file(name: str) -> bool:
     return name.endswith(".py") or ("/" in name and not Path(name).is_dir())
 
 
-def _registered_by(name: str, manager: pluggy.PluginManager) -> list[RewardSource | Tool | EnvironmentKind]:
+def _registered_by(name: str, manager: pluggy.PluginManager) -> list[Checkable]:
     """What a plugin registers that can be checked, by its file, its distribution's or package's name; or the reward
-    source, tool or environment of that name.
+    source, tool, environment or link of that name.
 
     Raises:
         UserError: there is none, or the plugin is broken.
     """
     sources, tools, kinds = hooks.reward_sources(manager), hooks.tools(manager), hooks.environments(manager)
+    links = {link: RegisteredLink(link, function) for link, function in hooks.algorithms(manager).links.items()}
     registered = {_name(item.origin): item for item in hooks.registrations(manager)}
     if name in registered:
         item = registered[name]
         if item.error:
             raise UserError(item.error)
-        items: list[RewardSource | Tool | EnvironmentKind] = [
+        items: list[Checkable] = [
             *(sources[reward] for reward in item.rewards),
             *(tools[tool] for tool in item.tools),
             *(kinds[environment] for environment in item.environments),
+            *(links[link.removeprefix(LINK)] for link in item.algorithms if link.startswith(LINK)),
         ]
         if not items:
             raise UserError(
-                f"{item.origin} registers no reward source, tool or environment: there is nothing to check."
+                f"{item.origin} registers no reward source, tool, environment or link: there is nothing to check."
             )
         return items
-    tables: list[Mapping[str, RewardSource | Tool | EnvironmentKind]] = [sources, tools, kinds]
+    tables: list[Mapping[str, Checkable]] = [sources, tools, kinds, links]
     named = [table[name] for table in tables if name in table]
     if named:
         return named
     if (Path(name) / "pyproject.toml").is_file():
         raise UserError(f"no plugin {name!r} is installed; its folder is here: pip install -e {quote(name)}")
     raise UserError(
-        f"there is no plugin, reward source, tool or environment {name!r}."
-        f"{nearest(name, [*registered, *sources, *tools, *kinds])} See `reasoner plugins list`."
+        f"there is no plugin, reward source, tool, environment or link {name!r}."
+        f"{nearest(name, [*registered, *sources, *tools, *kinds, *links])} See `reasoner plugins list`."
     )
 
 

@@ -13,6 +13,8 @@ from reasoner.config import PromptConfig
 from reasoner.data.prompts.chat_probe import NEXT, SYSTEM, USER, ChatProbe, ChatTraits, ChatTurn, TurnEnd
 from reasoner.data.prompts.control_tokens import ControlTokens, EncodingTokenizer, NotTextError, not_text
 from reasoner.data.prompts.next_turn import NextTurnError, Render, call_texts, following
+from reasoner.data.prompts.template_date import NAME as DATE
+from reasoner.data.prompts.template_date import reads_date, with_function
 from reasoner.data.prompts.templates import FailedError, UnboundedError
 from reasoner.data.prompts.thinking import parts
 from reasoner.errors import ConfigError
@@ -61,7 +63,7 @@ class ChatRenderer:
     ) -> None:
         if not tokenizer.chat_template:
             raise ConfigError(_NO_TEMPLATE)
-        self._tokenizer, self._prompt, self._kwargs = tokenizer, prompt, template_kwargs
+        self._tokenizer, self._prompt, self._kwargs = tokenizer, prompt, with_function(template_kwargs)
         self._instructions = instructions
         self.end_token = tokenizer.eos_token
         self._has_written = {"question": False, "system": False, "examples": False}
@@ -189,6 +191,8 @@ class ChatRenderer:
                 f"the chat template writes an empty block, {closed.strip()!r}, before every response: the policy is "
                 "asked not to think, and think_format gives 0 (model.chat_template_kwargs)"
             )
+        if (date := self._values.get(DATE)) and reads_date(self._template):
+            rendered["date"] = f"the chat template writes {date} as today's date, also after the run is resumed"
         return rendered | self.control.facts()
 
     def _text(self, problem: Problem, more: Sequence[Message], *, generation: bool) -> str:

@@ -127,8 +127,14 @@ def environment(kind: str, quiet: bool = False) -> ImmutableSandboxedEnvironment
     )
     sandbox.filters["tojson"] = lambda value, **options: json.dumps(value, **{"ensure_ascii": False, **options})
     sandbox.globals["raise_exception"] = _refuse
-    sandbox.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    sandbox.globals["strftime_now"] = datetime.now().strftime
     return sandbox
+
+
+def chat_values(values: dict[str, Any]) -> dict[str, Any]:
+    """With the function `strftime_now` in the place of the date that it is to write (`template_date.py`)."""
+    date = values.get("strftime_now")
+    return {**values, "strftime_now": datetime.fromisoformat(date).strftime} if date else values
 
 
 def main() -> None:
@@ -142,7 +148,8 @@ def main() -> None:
         try:
             template = template or environment(asked["kind"], asked["quiet"]).from_string(asked["template"])
             values = json.loads(line)
-            text = template.render(nulls(values, asked["quiet"]) if asked["kind"] == "prompt" else values)
+            is_prompt = asked["kind"] == "prompt"
+            text = template.render(nulls(values, asked["quiet"]) if is_prompt else chat_values(values))
             written = json.dumps({"length": str(len(text))} if len(text) > characters else {"text": text}).encode()
         except MemoryError:
             written = b'{"memory": ""}'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from reasoner.errors import nearest
@@ -111,6 +111,22 @@ class ToolInputs:
     def example_object(self, tool: ToolDescription) -> str:
         """The same as a JSON object."""
         return json.dumps(dict.fromkeys(_properties(tool), "..."))
+
+    def instructions(self, way: str, example: Callable[[str, str], str]) -> str:
+        """What the policy is told of the tools.
+
+        Args:
+            way: how a call is written, as the end of a sentence.
+            example: writes a call of the first tool, of its name and an example of its input.
+        """
+        first = next(iter(self.tools.values()))
+        return "\n".join(
+            [
+                f"You can use tools. To use one, write {way} The tools are:",
+                *(f"- {self.described(tool)}" for tool in self.tools.values()),
+                f"For example:{example(first.name, self.example_input(first))}",
+            ]
+        )
 
     def described(self, tool: ToolDescription) -> str:
         """The tool in one line."""

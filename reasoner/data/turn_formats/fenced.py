@@ -84,13 +84,7 @@ def _last_block(text: str) -> _Block | None:
 
 def fenced_instructions(tools: Sequence[ToolDescription]) -> str:
     """What the policy is told of the tools."""
-    inputs = ToolInputs(tools)
-    first = tools[0]
-    return "\n".join(
-        [
-            f"You can use tools. To use one, write its input in a block with its name, and then {_OUTPUT}; its result "
-            "follows. The tools are:",
-            *(f"- {inputs.described(tool)}" for tool in tools),
-            f"For example:\n{_FENCE}{first.name}\n{inputs.example_input(first)}\n{_FENCE}\n{_OUTPUT}",
-        ]
+    return ToolInputs(tools).instructions(
+        f"its input in a block with its name, and then {_OUTPUT}; its result follows.",
+        lambda name, text: f"\n{_FENCE}{name}\n{text}\n{_FENCE}\n{_OUTPUT}",
     )

@@ -45,13 +45,7 @@ class TagsFormat(TextFormat):
 
 def tags_instructions(tools: Sequence[ToolDescription]) -> str:
     """What the policy is told of the tools."""
-    inputs = ToolInputs(tools)
-    first = tools[0]
-    return "\n".join(
-        [
-            f"You can use tools. To use one, write {_OPEN}, its name, its input, and {_CLOSE}. Its result follows "
-            "between <result> and </result>. The tools are:",
-            *(f"- {inputs.described(tool)}" for tool in tools),
-            f"For example: {_OPEN}{first.name} {inputs.example_input(first)}{_CLOSE}",
-        ]
+    return ToolInputs(tools).instructions(
+        f"{_OPEN}, its name, its input, and {_CLOSE}. Its result follows between <result> and </result>.",
+        lambda name, text: f" {_OPEN}{name} {text}{_CLOSE}",
     )

@@ -154,17 +154,23 @@ def flat_inputs(batch: MicroBatch, device: torch.device) -> ModelInputs:
     shapes: list[SequenceShape] = []
     end = 0
     for sequence in batch.sequences:
-        start, prompt = end, len(sequence.prompt_ids)
-        shapes.append(SequenceShape(start, prompt, tuple(len(response) - 1 for response in sequence.responses)))
+        start, prompt, tree = end, len(sequence.prompt_ids), sequence.pieces
+        shapes.append(SequenceShape(start, prompt, tuple(map(len, tree.pieces)), tree.parents))
         ids.append(_numbers(sequence.prompt_ids))
         positions.append(np.arange(prompt))
         end += prompt
-        for response in sequence.responses:
+        places: list[_Numbers] = []
+        ends = {-1: prompt}
+        for piece, parent in zip(tree.pieces, tree.parents, strict=True):
+            ends[len(places)] = ends[parent] + len(piece)
+            places.append(np.arange(end, end + len(piece)))
+            ids.append(_numbers(piece))
+            positions.append(np.arange(ends[parent], ends[parent] + len(piece)))
+            end += len(piece)
+        for response, path in zip(sequence.responses, tree.paths, strict=True):
             targets.append(_numbers(response))
-            ids.append(targets[-1][:-1])
-            positions.append(np.arange(prompt, prompt + len(response) - 1))
-            predictors += [_numbers((start + prompt - 1,)), np.arange(end, end + len(response) - 1)]
-            end += len(response) - 1
+            before = np.concatenate([_numbers((start + prompt - 1,)), *(places[place] for place in path)])
+            predictors.append(before[: len(response)])
     return ModelInputs(
         _tensor(ids, device).unsqueeze(0),
         _tensor(positions, device).unsqueeze(0),

@@ -1,8 +1,9 @@
 """From groups to micro-batches: which tokens go through the model together. Pure, no torch.
 
-A *packed sequence* is a prompt and one or more responses that continue it; inside it the prompt is there once.
-Sequences are laid one after the other, without padding, until a micro-batch holds `token_budget` tokens. The last token
-of a response only ever is a target, so it is not among the tokens that go through the model.
+A *packed sequence* is a prompt and one or more responses that continue it; inside it the prompt is there once, and so
+is what its responses begin with, where that is worth it (`prefix_tree.py`). Sequences are laid one after the other,
+without padding, until a micro-batch holds `token_budget` tokens. The last token of a response only ever is a target, so
+it is not among the tokens that go through the model.
 
 A prompt of 4 tokens with responses of 3, 5 and 2, of which 2, 4 and 1 go through the model:
 
@@ -22,7 +23,7 @@ A prompt of 4 tokens with responses of 3, 5 and 2, of which 2, 4 and 1 go throug
 (9, [(2, 1)])
 >>> [worth_sharing(group) for group in groups]  # saves 8 of 19 tokens
 [True]
->>> [worth_sharing(group) for group in rows_by_group([group_of(4, (31, 31))])]  # saves 4 of 68
+>>> [worth_sharing(group) for group in rows_by_group([group_of(4, (31,))])]
 [False]
 
 A *unit* is one or more responses of a group whose weights depend on each other (a preference pair): they go through
@@ -36,11 +37,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from reasoner.distributed.sharding import GroupRows
+from reasoner.learning.batching.prefix_tree import PrefixTree
+from reasoner.records import Response
 
 Layout = Literal["auto", "packed", "padded"]
 Sharing = Literal["auto", "always", "never"]
 WORTH_SHARING = 0.2
-"""The least share of a group's tokens that one common prompt must save under `auto`."""
+"""The least share of a group's tokens that one common prompt must save under `auto`, and of a packed sequence's that
+common beginnings must save."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,14 @@ class PackedSequence:
     """The row of each response in the batch."""
     routes: tuple[Sequence[int], ...] = ()
     """The experts that the sampler chose for each response (`Response.routes`)."""
+    tree: PrefixTree | None = None
+    """What goes through the model of the responses, where common beginnings are there once; None: every response by
+    itself."""
+
+    @property
+    def pieces(self) -> PrefixTree:
+        """What goes through the model of the responses."""
+        return self.tree or PrefixTree.apart(self.responses)
 
     @property
     def tokens(self) -> int:
@@ -62,6 +74,11 @@ class PackedSequence:
         >>> PackedSequence(prompt_ids=(1, 2, 3), responses=((4, 5), (6, 7, 8)), rows=(0, 1)).tokens  # 3 + 1 + 2
         6
         """
+        return len(self.prompt_ids) + self.pieces.tokens
+
+    @property
+    def reserved_tokens(self) -> int:
+        """What it takes of a budget: as many tokens as without common beginnings, each of which is a target."""
         return len(self.prompt_ids) + sum(len(response) - 1 for response in self.responses)
 
 
@@ -158,10 +175,22 @@ def _two_responses(group: GroupRows) -> GroupRows:
 
 
 def worth_sharing(group: GroupRows) -> bool:
-    """Whether writing the prompt once saves more than a fifth of the group's tokens."""
+    """Whether writing the prompt once saves more than a fifth of the group's tokens, or what its responses begin with
+    does."""
     prompt, rows = len(group.group.prompt_ids), group.rows
-    apart = len(rows) * prompt + sum(len(group.response(row).token_ids) - 1 for row in rows)
-    return (len(rows) - 1) * prompt > WORTH_SHARING * apart
+    responses = [group.response(row) for row in rows]
+    apart = len(rows) * prompt + sum(len(response.token_ids) - 1 for response in responses)
+    return (len(rows) - 1) * prompt > WORTH_SHARING * apart or _tree(prompt, responses) is not None
+
+
+def _tree(prompt: int, responses: Sequence[Response]) -> PrefixTree | None:
+    """The common beginnings of responses to one prompt; None: they save less than a fifth of the tokens, or the sampler
+    chose experts for each response, which may differ where the tokens are the same."""
+    if any(response.routes for response in responses):
+        return None
+    token_ids = [response.token_ids for response in responses]
+    tree, apart = PrefixTree.of(token_ids), sum(len(ids) - 1 for ids in token_ids)
+    return tree if apart - tree.tokens > WORTH_SHARING * (prompt + apart) else None
 
 
 _Piece = tuple[PackedSequence, ...]
@@ -175,7 +204,7 @@ def _pieces(group: GroupRows, token_budget: int, sharing: Sharing) -> Iterator[_
 
 def _single_sequences(group: GroupRows) -> Iterator[_Piece]:
     for unit in group.units:
-        yield tuple(_sequence(group, [row]) for row in unit)
+        yield tuple(_sequence(group, [row], share=False) for row in unit)
 
 
 def _shared_sequences(group: GroupRows, token_budget: int) -> Iterator[_Piece]:
@@ -186,16 +215,16 @@ def _shared_sequences(group: GroupRows, token_budget: int) -> Iterator[_Piece]:
     for unit in group.units:
         added = sum(len(group.response(row).token_ids) - 1 for row in unit)
         if pending and tokens + added > token_budget:
-            yield (_sequence(group, pending),)
+            yield (_sequence(group, pending, share=True),)
             pending, tokens = [], prompt
         pending += unit
         tokens += added
     if pending:
-        yield (_sequence(group, pending),)
+        yield (_sequence(group, pending, share=True),)
 
 
-def _sequence(group: GroupRows, rows: Sequence[int]) -> PackedSequence:
-    """These responses after one prompt."""
+def _sequence(group: GroupRows, rows: Sequence[int], *, share: bool) -> PackedSequence:
+    """These responses after one prompt; with `share` what they begin with is there once, where that is worth it."""
     prompt_ids = group.group.prompt_ids
     if not prompt_ids:
         raise ValueError(
@@ -203,11 +232,12 @@ def _sequence(group: GroupRows, rows: Sequence[int]) -> PackedSequence:
         )
     responses = [group.response(row) for row in rows]
     token_ids, routes = zip(*((response.token_ids, response.routes) for response in responses), strict=True)
-    return PackedSequence(prompt_ids, token_ids, tuple(rows), routes)
+    tree = _tree(len(prompt_ids), responses) if share else None
+    return PackedSequence(prompt_ids, token_ids, tuple(rows), routes, tree)
 
 
 def _tokens(piece: _Piece) -> int:
-    return sum(sequence.tokens for sequence in piece)
+    return sum(sequence.reserved_tokens for sequence in piece)
 
 
 def _longest(piece: _Piece) -> int:

@@ -1,7 +1,7 @@
 """Where the packed sequences of a micro-batch are in its flat input, as attention needs it.
 
-Of a sequence, a prompt and its responses lie one after the other. A prompt token sees the prompt before it; a response
-token sees the whole prompt and its own response before it.
+Of a sequence, a prompt and the pieces of its responses lie one after the other. A prompt token sees the prompt before
+it; a token of a piece sees the whole prompt, the pieces that its own one continues, and its own one before it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,28 @@ class SequenceShape:
     start: int
     prompt: int
     """The number of tokens of the prompt."""
-    responses: tuple[int, ...]
-    """The number of tokens of each response that go through the model; may be 0."""
+    pieces: tuple[int, ...]
+    """The number of tokens of each piece; may be 0. Without common beginnings, a piece is a response."""
+    parents: tuple[int, ...] = ()
+    """The piece that each piece continues, -1 for the prompt; parents come before their children, and the children of a
+    piece one after the other. Empty: all continue the prompt."""
+
+    @property
+    def tokens(self) -> int:
+        """Of the whole sequence."""
+        return self.prompt + sum(self.pieces)
+
+    @property
+    def families(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """The pieces by the piece that they continue, in the order in which they lie.
+
+        >>> SequenceShape(0, 3, (2, 4, 1, 1), (-1, -1, 0, 0)).families
+        ((-1, (0, 1)), (0, (2, 3)))
+        """
+        children: dict[int, list[int]] = {}
+        for piece, parent in enumerate(self.parents or (-1,) * len(self.pieces)):
+            children.setdefault(parent, []).append(piece)
+        return tuple((parent, tuple(places)) for parent, places in children.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +51,9 @@ class Segments:
     """All packed sequences of a micro-batch as one call of attention over segments of varying length.
 
     Causal inside a segment and aligned at its end: the last query sees all of its keys, the one before all but the
-    last. So a prompt is a segment with as many keys as queries, and each response one whose keys are the prompt's and
-    its own. Queries are in the order of the flat input; keys are gathered from pieces of it, a prompt's as often as it
-    has responses.
+    last. So a prompt is a segment with as many keys as queries, and each piece one whose keys are the prompt's, those
+    of the pieces that it continues, and its own. Queries are in the order of the flat input; keys are gathered from it,
+    a prompt's as often as it has pieces after it.
     """
 
     queries: Tensor
@@ -68,8 +88,8 @@ class Segments:
         gathered: list[int] = []
         for shape in shapes:
             prompt = len(pieces)
-            if len(shape.responses) == 1:
-                pieces.append(shape.prompt + shape.responses[0])
+            if len(shape.pieces) == 1:
+                pieces.append(shape.tokens)
                 queries.append(pieces[-1])
                 keys.append(pieces[-1])
                 gathered.append(prompt)
@@ -78,11 +98,16 @@ class Segments:
             queries.append(shape.prompt)
             keys.append(shape.prompt)
             gathered.append(prompt)
-            for response in filter(None, shape.responses):
-                gathered += (prompt, len(pieces))
-                pieces.append(response)
-                queries.append(response)
-                keys.append(shape.prompt + response)
+            seen: dict[int, tuple[int, ...]] = {-1: (prompt,)}
+            for parent, places in shape.families:
+                for place in places:
+                    if not (length := shape.pieces[place]):
+                        continue
+                    seen[place] = (*seen[parent], len(pieces))
+                    gathered += seen[place]
+                    pieces.append(length)
+                    queries.append(length)
+                    keys.append(sum(pieces[index] for index in seen[place]))
         return cls(
             torch.tensor([0, *accumulate(queries)], dtype=torch.int32, device=device),
             torch.tensor([0, *accumulate(keys)], dtype=torch.int32, device=device),

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import httpx
 from pydantic import BaseModel, Field, ValidationError
@@ -43,11 +44,20 @@ ATTEMPTS = 3
 """for a question that can be asked again"""
 _SHOWN = 300
 """characters of an answer that a message quotes"""
-_WORK = re.compile(rb"^vllm:(?:prompt|generation)_tokens_total(?:\{[^}]*\})? ([0-9.e+]+)", re.MULTILINE)
+_WORK = re.compile(rb"^vllm:(prompt|generation)_tokens_total(?:\{[^}]*\})? ([0-9.e+]+)", re.MULTILINE)
 
 
 class ServerError(Exception):
     """A server did not do what it was asked for; the message says what it did, without its address."""
+
+
+class WorkDone(NamedTuple):
+    """Of a server, for whoever asked it."""
+
+    read: int
+    """tokens"""
+    written: int
+    """tokens"""
 
 
 class UnreachableError(ServerError):
@@ -187,13 +197,16 @@ class Server:
                 loaded = _parse(await self._get("/weight_info"), _Version)
         return loaded.weight_version
 
-    async def work_done(self) -> float:
-        """Tokens that it has read and written since it started.
+    async def work_done(self) -> WorkDone:
+        """What it has done since it started.
 
         Raises:
             ServerError: it does not say.
         """
-        return sum(map(float, _WORK.findall((await self._get("/metrics")).content)))
+        done = Counter[bytes]()
+        for kind, tokens in _WORK.findall((await self._get("/metrics")).content):
+            done[kind] += int(float(tokens))
+        return WorkDone(done[b"prompt"], done[b"generation"])
 
     async def generate(self, request: TokenRequest, end: Collection[int], name: str) -> list[Choice]:
         """Continue token ids.

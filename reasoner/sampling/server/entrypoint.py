@@ -50,10 +50,10 @@ def main(start: StartEngine, place: dict[str, Any]) -> None:
     """
     cli_env_setup()
     arguments = engine_arguments(start) | SERVER | place
-    given = make_arg_parser(FlexibleArgumentParser()).parse_args([*flags(arguments)])
+    options = make_arg_parser(FlexibleArgumentParser()).parse_args([*flags(arguments)])
     command = ServeSubcommand()
-    command.validate(given)
-    command.cmd(given)
+    command.validate(options)
+    command.cmd(options)
 
 
 if __name__ == "__main__":

@@ -224,8 +224,19 @@ class ServerSampler:
             elif isinstance(event, LostTokens):
                 self._lost[event.url] += event.continuations
             else:
-                self._lose(event.url, event.reason)
+                self._lose(event.url, event.reason, self._what_is_lost(event))
         return None
+
+    def _what_is_lost(self, event: LostServer) -> str:
+        """Of what a server was writing, in words; its count of tokens is that of all ranks."""
+        if not event.continuations:
+            return ""
+        known = event.tokens is not None and self._ranks.count == 1
+        tokens = f"at least {event.tokens}" if known else "nobody knows how many"
+        return (
+            f". {event.continuations} responses that it was writing are begun again, from what there was before: "
+            f"{tokens} of their tokens are lost"
+        )
 
     def _say_lost(self) -> None:
         """Once for all that was interrupted together, which is at the end of a step."""
@@ -386,9 +397,13 @@ class ServerSampler:
         seed = self._seed_of(self._servers.index(server), pulled.version)
         return await server.take(folder, self._name(pulled.version), seed, keep=keep)
 
-    def _lose(self, url: str, reason: str) -> None:
+    def _lose(self, url: str, reason: str, lost: str = "") -> None:
+        """
+        Args:
+            lost: what it was writing, in words.
+        """
         if url not in self._out:
-            self._say(f"WARNING: {url} {reason}; it is tried again with the next weights")
+            self._say(f"WARNING: {url} {reason}; it is tried again with the next weights{lost}")
         self._out[url] = reason
 
     def _name(self, version: int) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 from reasoner.sampling.base import Completed, Completion, TokenRequest
 from reasoner.sampling.responses import all_end_tokens
-from reasoner.sampling.server.client import Choice, Server, ServerError
+from reasoner.sampling.server.client import Choice, Server, ServerError, WorkDone
 
 FAILURES = 3
 """requests that a server may fail before it is out"""
@@ -42,6 +42,10 @@ class LostServer:
 
     url: str
     reason: str
+    continuations: int = 0
+    """that it was writing, and that others begin again"""
+    tokens: int | None = None
+    """that it had written and not answered when it was looked at last, for whoever asked it; None: nobody knows"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +83,25 @@ class ServerState:
     out: str = ""
     """why it is out"""
     failures: int = 0
+    given_back: int = 0
+    """continuations that it failed"""
+    answered: int = 0
+    """tokens"""
+    written: tuple[int, int] | None = None
+    """tokens since it started, when it was looked at first and last; None: it was not"""
     running: dict[AsyncTask, ServerRequest] = field(default_factory=dict)
 
     def has_room(self, request: TokenRequest) -> bool:
         """Whether it samples a request at once."""
         rows = sum(entry.request.n for entry in self.running.values())
         return self.ready and (not rows or rows + request.n <= self.sequences)
+
+    @property
+    def unanswered(self) -> int | None:
+        """Tokens that it has written and not answered; None: nobody knows."""
+        if self.written is None or self.written[1] < self.written[0]:  # it was started again
+            return None
+        return max(0, self.written[1] - self.written[0] - self.answered)
 
 
 class RequestSchedule:
@@ -211,6 +228,7 @@ class RequestSchedule:
         except ServerError as error:
             self._waiting.appendleft(entry)
             state.failures += 1
+            state.given_back += entry.request.n
             if entry.is_aborted:
                 self._give_up(self._waiting.popleft(), state)
             if state.failures == FAILURES:
@@ -218,6 +236,7 @@ class RequestSchedule:
             elif state.ready:
                 self._ask_version(state)
             return
+        state.answered += sum(len(completion.token_ids) for completion in completions)
         self._send(Completed(entry.request.id, completions))
 
     def _completion(self, choice: Choice, entry: ServerRequest) -> Completion:
@@ -287,6 +306,7 @@ class RequestSchedule:
         if state.out:
             return
         state.ready, state.out = False, reason
+        begun = state.given_back + sum(entry.request.n for entry in state.running.values() if not entry.is_aborted)
         for task, entry in [*state.running.items()]:
             self._drop(task)
             if entry.is_aborted:
@@ -294,7 +314,7 @@ class RequestSchedule:
             else:
                 self._waiting.appendleft(entry)
         state.running.clear()
-        self._send(LostServer(state.server.url, reason))
+        self._send(LostServer(state.server.url, reason, begun, state.unanswered))
 
     def _drop(self, task: AsyncTask) -> None:
         self._callbacks.pop(task, None)
@@ -306,17 +326,19 @@ class RequestSchedule:
 
     async def _watch(self, state: ServerState) -> str:
         """Why the server is out; ends when it is, or counts as hung."""
-        done, since = -1.0, time.monotonic()
+        done, since = WorkDone(-1, -1), time.monotonic()
         while not state.out:
-            await asyncio.sleep(self._patience_s / LOOKS)
             try:
                 now = await state.server.work_done()
             except ServerError:
                 now = done
+            else:
+                state.written = (state.written or (now.written, 0))[0], now.written
             if now != done or not state.running or self._is_paused:
                 done, since = now, time.monotonic()
             elif time.monotonic() - since > self._patience_s:
                 return f"made no token in {time.monotonic() - since:.0f} seconds"
+            await asyncio.sleep(self._patience_s / LOOKS)
         return state.out
 
     def _start(self, work: Coroutine[Any, Any, Any], callback: Callable[[AsyncTask], None]) -> AsyncTask:
