@@ -97,7 +97,9 @@ class SyncedSampler:
         sampling = self.config.sampling
         params = SamplingParams(sampling.temperature, sampling.max_tokens, tuple(sampling.stop))
         params = self.turn_end.added_to(params)
-        return Canary(self.learner, self.sampler, self.ranks, limit, self._hand_over, params)
+        return Canary(
+            self.learner, self.sampler, self.ranks, limit, self._hand_over, params, quantized=self.config.quantized
+        )
 
     def _hand_over(self, publisher: Publisher) -> None:
         parent = self.config.sampling.weights_folder

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import printable
 from typing import Any, Literal
@@ -193,6 +193,20 @@ def test_adapters_that_do_not_arrive_are_caught_and_told_apart(built: Callable[[
         each.sampler.withheld = ("down_proj",)
         with pytest.raises(HandoverError, match=r"given of adapter of mlp\.down_proj: .*lora\.handover = 'merged'"):
             each.canary.prove(each.prompts)
+
+
+def test_adapters_beside_a_base_of_4_bits_are_seen_through_what_rounding_it_makes(
+    built: Callable[[str], Path],
+) -> None:
+    """The sampler of this test takes whole weights: the original ones with the adapter, as vLLM has them."""
+    with world(built("llama"), lora=LoraConfig(rank=4, quantization="nf4")) as each:
+        each.learner.policy.weights._adapter_alone = False
+        canary = replace(each.canary, limit=1.0, quantized=True)
+        assert re.match("the sampler takes all 7 families", canary.prove(each.prompts))
+        assert canary._noise > 0.02  # much more than rounding of numbers
+        each.sampler.withheld = ("down_proj",)
+        with pytest.raises(HandoverError, match=r"of adapter of mlp\.down_proj: "):
+            canary.prove(each.prompts)
 
 
 def test_a_tied_output_layer_that_stays_behind_is_caught(built: Callable[[str], Path]) -> None:

@@ -254,6 +254,22 @@ def test_what_is_known_to_fail_is_refused(sets: list[str], model: ModelSize, rea
     refuse_impossible(estimate())
 
 
+@pytest.mark.parametrize(
+    ("sets", "reason"),
+    [
+        (["learning.optimizer=paged-adamw-8bit"], "'paged-adamw-8bit' moves moments off a GPU.*use 'adamw-8bit'"),
+        (
+            ["lora.rank=4", TRUNCATED, "sampling.quantization=fp8"],
+            "'fp8': vLLM's CPU build has no kernels.*leave it out",
+        ),
+    ],
+)
+def test_what_needs_a_gpu_is_refused_where_there_is_none(sets: list[str], reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        refuse_impossible(estimate(*sets, on=Machine("cpu", {"memory": 64 * GIB})))
+    refuse_impossible(estimate(*sets))
+
+
 def test_a_machine_is_asked_for_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     here = Machine("cuda", {"GPU memory": 80 * GIB, "memory": 500 * GIB}, 80 * GIB, per_node=2)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: False)

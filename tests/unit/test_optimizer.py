@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import bitsandbytes
 import pytest
 import torch
 from torch import Tensor, nn
 
 from reasoner.config import LearningConfig
 from reasoner.errors import RunError
-from reasoner.learning.optimizer import MOMENTS, Optimizer
+from reasoner.learning.optimizer import MOMENTS, MOMENTS_8BIT, Optimizer
 from reasoner.loading import load_config
 from reasoner.models.size import ModelSize
 from reasoner.planning.estimate import RunEstimate
@@ -113,3 +114,31 @@ def test_what_is_measured_is_what_is_counted() -> None:
     state = ours._adamw.state[large["large"]]
     tensors: list[Tensor] = [value for key, value in state.items() if isinstance(value, Tensor) and "qmap" not in key]
     assert sum(value.nbytes for value in tensors) == 2**20 * 2.03125
+
+
+def test_paged_moments_go_back_into_the_pages_that_they_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU, with buffers in the place of CUDA's managed memory, which there is none of."""
+    before = parameters()
+    saved = optimizer("adamw-8bit", before)
+    steps(saved, before, range(2))
+    saved.save(tmp_path)
+    after = parameters()
+    paged = optimizer("paged-adamw-8bit", after)
+    assert isinstance(paged._adamw, bitsandbytes.optim.PagedAdamW8bit)
+    assert (paged._adamw.is_paged, paged.name) == (True, "paged AdamW of 8 bits")
+    pages: list[Tensor] = []
+
+    def page(parameter: Tensor, dtype: torch.dtype) -> Tensor:
+        pages.append(torch.zeros(parameter.shape, dtype=dtype))
+        return pages[-1]
+
+    monkeypatch.setattr(paged._adamw, "get_state_buffer", page)
+    paged.load(tmp_path)
+    assert len(pages) == 2 * len(SHAPES)
+    for name, parameter in after.items():
+        for kind in MOMENTS_8BIT:
+            restored = paged._adamw.state[parameter][kind]
+            assert any(restored is buffer for buffer in pages)
+            assert torch.equal(restored, saved._adamw.state[before[name]][kind])

@@ -56,6 +56,11 @@ _CLEAR = 0.2
 """share of the smallest family's effect below which what the sampler's change lacks is no family"""
 _BETTER = 0.985
 """factor by which a family must bring the learner's change nearer to the sampler's; rounding brings it no nearer"""
+_BETTER_QUANTIZED = 0.8
+"""the same where learner and sampler hold other weights, which move by themselves in other ways"""
+_QUANTIZED_NOISE, _QUANTIZED_SHARE = 0.06, 0.8
+"""nats of their difference that count as rounding: the rest stays where it is; and share of a change by
+which the two may differ"""
 _ROUNDING = 5.0
 """times rounding before anything was changed that it may be afterwards: 1.2 to 2.7 were seen"""
 _ERRORS = 5.0
@@ -101,6 +106,8 @@ class Canary:
     """gives the sampler somebody's weights"""
     params: SamplingParams
     """what ends a response is the same here; the rest of it is not"""
+    quantized: bool = False
+    """whether one of the two holds weights of fewer bits (`Config.quantized`)"""
     groups: list[Group] = field(init=False)
     """the tokens that are scored"""
     settled: bool = field(init=False, default=True)
@@ -175,6 +182,8 @@ class Canary:
         for engine, scores_N in self._sampler_N.items():
             self._verify(engine, scores_N)
         self._noise = max(_rms(scores_N - self._before_N) for scores_N in self._sampler_N.values()) + 1e-6
+        if self.quantized:
+            self._noise = min(self._noise, _QUANTIZED_NOISE)
 
     def _sizes(
         self, families: Sequence[ParameterFamily]
@@ -212,7 +221,10 @@ class Canary:
             names = ", ".join(family.name for family in withheld)
             if withheld and _rms(rest_N) < 0.7 * _rms(moved_N - change_N):
                 raise HandoverError(_message(engine, names))
-            if withheld or not _rms(rest_N) <= _ROUNDING * self._noise:
+            rounding = _ROUNDING * self._noise
+            if self.quantized:
+                rounding = max(rounding, _QUANTIZED_SHARE * _rms(change_N))
+            if withheld or not _rms(rest_N) <= rounding:
                 raise HandoverError(
                     f"the sampler{_by(engine)} holds wrong weights after a hand-over: all families of parameters were "
                     f"changed on purpose, which moved the learner's log-probabilities by {_rms(change_N):.2g} nats, "
@@ -233,9 +245,10 @@ class Canary:
         """
         missing: list[ParameterFamily] = []
         rest_N = moved_N - change_N
+        better = _BETTER_QUANTIZED if self.quantized else _BETTER
         while (
             rests := {f: rest_N + change_N - without_N for f, without_N in without.items() if f not in missing}
-        ) and (_rms(rests[best := min(rests, key=lambda family: _rms(rests[family]))]) < _BETTER * _rms(rest_N)):
+        ) and (_rms(rests[best := min(rests, key=lambda family: _rms(rests[family]))]) < better * _rms(rest_N)):
             missing.append(best)
             rest_N = moved_N - self._without(sizes, missing)
         return missing, rest_N
