@@ -61,15 +61,20 @@ class ShardedSampler:
     """Draws this rank's share of the groups: every `count`-th prompt of `count` engines, or what `PromptTickets` gives
     it."""
 
-    def __init__(self, sampler: Sampler | None, ranks: Ranks, per_engine: int = 1) -> None:
+    def __init__(
+        self, sampler: Sampler | None, ranks: Ranks, per_engine: int = 1, *, takes_others: bool = True
+    ) -> None:
         """All ranks call it together.
 
         Args:
             sampler: this rank's; None: the first of its neighbours holds the engine, and draws.
             ranks: all of them.
             per_engine: neighbouring ranks whose devices an engine has.
+            takes_others: whether an engine may take what was dealt to another. Not where the ranks share out something
+                that is needed for every response.
         """
         self._sampler, self._ranks, self._per_engine = sampler, ranks, per_engine
+        self._takes_others = takes_others
         self._engine, self._engines = ranks.index // per_engine, ranks.count // per_engine
         self._loaded = self._draws = 0
         self.name, description = self._from_engine_rank((sampler.name, sampler.description) if sampler else None)
@@ -85,7 +90,7 @@ class ShardedSampler:
         self._draws += 1
         if self._sampler is None or not share:
             return iter(())
-        if not (isinstance(self._sampler, QueueSampler) and self._sampler.independent_sequences):
+        if not (self._takes_others and isinstance(self._sampler, QueueSampler) and self._sampler.independent_sequences):
             return self._sampler.sample(share, n, self._with_own_noise(params))
         seed = params_of(params, prompts[0].problem).seed
         tickets = PromptTickets(self._ranks, f"{seed}/{self._draws}", len(prompts), self._engine, self._engines)
