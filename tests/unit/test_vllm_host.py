@@ -82,6 +82,8 @@ class NotedVllm:
 STUBS: dict[str, dict[str, Any]] = {
     "vllm": {"__version__": "0", "LLM": object, "SamplingParams": SimpleNamespace},
     "vllm.lora": {},
+    "vllm.lora.layers": {"LogitsProcessorWithLoRA": 0},
+    "vllm.lora.utils": {"replace_submodule": 0},
     "vllm.lora.request": {"LoRARequest": lambda name, number, folder: SimpleNamespace(lora_int_id=number)},
     "vllm.platforms": {"current_platform": None},
     "vllm.sampling_params": {"RequestOutputKind": SimpleNamespace(FINAL_ONLY=2)},

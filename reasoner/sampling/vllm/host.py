@@ -343,7 +343,7 @@ def _with_routes(output: Any, context: int, completion: Completion) -> Completio
 
 def _open(start: StartEngine) -> LLM:
     try:
-        return LLM(**engine_arguments(start))
+        llm = LLM(**engine_arguments(start))
     except ValueError as error:
         why = vllm_message(error)
         if start.adapter_rank and "LoRA" in why:
@@ -351,6 +351,9 @@ def _open(start: StartEngine) -> LLM:
                 f"vLLM takes no adapters for this model: set lora.handover = 'merged' ({why})"
             ) from error
         raise
+    if start.adapter_rank:
+        llm.collective_rpc("unwrap_output_layer")
+    return llm
 
 
 def _as_refusal(error: Exception) -> Exception:

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 import vllm
+from vllm.lora.layers import LogitsProcessorWithLoRA
 from vllm.lora.request import LoRARequest
+from vllm.lora.utils import replace_submodule
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.platforms import current_platform
 
@@ -138,6 +140,17 @@ class WorkerExtension:
             "generation_config": model.generation_config,
             "reads_folder": os.access(folder, os.R_OK),
         }
+
+    def unwrap_output_layer(self) -> None:
+        """Take away what vLLM puts around the output layer for an adapter of its own. Ours never has one there, it costs
+        a row of `max_lora_rank` numbers for each token of the vocabulary, and vLLM's CPU build ends with an error where
+        it computes logits of a prompt with it: it is prepared for those of the sampled positions alone."""
+        model, modules = self.get_model(), self.model_runner.lora_manager._adapter_manager.modules
+        wrapped = [pair for pair in model.named_modules() if isinstance(pair[1], LogitsProcessorWithLoRA)]
+        for name, wrapper in wrapped:
+            replace_submodule(model, name, wrapper.base_layer)
+        for name in [name for name, module in modules.items() if isinstance(module, LogitsProcessorWithLoRA)]:
+            del modules[name]  # an adapter beside it is refused by `take_adapter`, not left out
 
     def take_adapter(self, number: int, folder: str) -> tuple[str, int]:
         """Load the adapter in `folder` under a new number, in place of the one before; returns as `take_weights`.
