@@ -143,8 +143,12 @@ def _verdict(pairs: Sequence[tuple[Learnt, Learnt]], setting: Mapping[str, Any])
         elif mine is not None:
             bounds.append(mine / trl.ends_s[-1])
     steps = spread([ours.step_s / trl.step_s for ours, trl in pairs], ".2f")
-    parts = [f"{spread(ratios, '.2f')} of TRL's (median and range over {len(ratios)} seeds)"] if ratios else []
-    parts += [f"below {bound:.2f} where TRL did not pass it" for bound in bounds]
+    parts = []
+    if len(ratios) == 1:
+        parts.append(f"{ratios[0]:.2f} of TRL's with one seed")
+    elif ratios:
+        parts.append(f"{spread(ratios, '.2f')} of TRL's (median and range over {len(ratios)} seeds)")
+    parts += [f"below {bound:.2f} with one where TRL did not pass it" for bound in bounds]
     if missing := len(pairs) - len(ratios) - len(bounds):
         parts.append(f"not passed by ours with {missing} of {len(pairs)} seeds")
     return f"{'; '.join(parts)}. One step alone takes {steps} of TRL's."

@@ -29,8 +29,8 @@ def return_freed_blocks() -> bool:
 
     It takes such blocks from the system one by one, but raises the limit to the largest one that was freed, up to 32
     MiB. From then on activations lie on the heap between what stays (gradients of small weights, an adapter's results),
-    and their places cannot be given back: an update that recomputes 75 MiB of activations at a time took 630 MiB. What
-    it costs is a page fault for every 4 KiB that is written to again, about a tenth of the time of a small model.
+    and their places cannot be given back: an update that recomputes 75 MiB of activations at a time took 630 MiB. The
+    price is a page fault for every 4 KiB that is written to again.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and mallopt(_M_MMAP_THRESHOLD, _BLOCK) == 1

@@ -101,7 +101,7 @@ def test_the_page_has_the_ratio_of_each_seed_that_both_finished(tmp_path: Path) 
     assert len(done) == 5
     assert read(file, "of another setting") == read(tmp_path / "none", "hash") == []
     text = page(done, SETTING)
-    assert "0.36 [0.36, 0.36] of TRL's (median and range over 1 seeds); below 0.22 where TRL did not pass it" in text
+    assert "0.36 of TRL's with one seed; below 0.22 with one where TRL did not pass it" in text
     assert "One step alone takes 0.25 [0.25, 0.25] of TRL's." in text
     assert "| 1 | TRL | 20 s | 40.0 s | - | not in 180 s | 25.0% | **37.5%** | 1% |" in text
     assert "| 0 | reasoner | 20 s | 10.0 s | 3 | **50 s** | 25.0% | **50.0%** | 1% |" in text
