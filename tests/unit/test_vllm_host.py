@@ -173,6 +173,17 @@ def test_vllm_is_told_how_many_sequences_where_that_is_known_alone() -> None:
 
 
 @pytest.mark.usefixtures("stubs")
+def test_vllm_rounds_weights_where_it_is_told_to_alone() -> None:
+    from reasoner.sampling.vllm.host import engine_arguments
+
+    start = replace(CUDA, adapter_rank=8)
+    assert engine_arguments(replace(start, quantization="fp8"))["quantization"] == "fp8_per_tensor"
+    assert "quantization" not in engine_arguments(start)
+    with pytest.raises(KeyError, match="int4"):
+        engine_arguments(replace(start, quantization="int4"))
+
+
+@pytest.mark.usefixtures("stubs")
 def test_all_generators_that_vllm_draws_from_are_seeded() -> None:
     """Torch's on a CPU, numpy's on CUDA; numpy takes 32 bits."""
     from reasoner.sampling.vllm.worker import WorkerExtension

@@ -22,7 +22,7 @@ from vllm.platforms import current_platform
 from reasoner.errors import SamplerError
 from reasoner.models.tensor_files import Digest, read_weights
 from reasoner.sampling.vllm.buckets import DeviceDigest, SharedBuffer, device_sum, open_cuda, received_weights
-from reasoner.sampling.vllm.messages import SHAPE
+from reasoner.sampling.vllm.messages import MERGED_ADVICE, SHAPE
 
 
 class WorkerExtension:
@@ -142,9 +142,9 @@ class WorkerExtension:
         }
 
     def unwrap_output_layer(self) -> None:
-        """Take away what vLLM puts around the output layer for an adapter of its own. Ours never has one there, it costs
-        a row of `max_lora_rank` numbers for each token of the vocabulary, and vLLM's CPU build ends with an error where
-        it computes logits of a prompt with it: it is prepared for those of the sampled positions alone."""
+        """Take away what vLLM puts around the output layer for an adapter there, which ours never has: it costs
+        `max_lora_rank` numbers for each token of the vocabulary, and vLLM's CPU build ends with an error where it
+        computes logits of a prompt with it, being prepared for those of the sampled positions alone."""
         model, modules = self.get_model(), self.model_runner.lora_manager._adapter_manager.modules
         wrapped = [pair for pair in model.named_modules() if isinstance(pair[1], LogitsProcessorWithLoRA)]
         for name, wrapper in wrapped:
@@ -167,8 +167,7 @@ class WorkerExtension:
         lost = sorted(manager.get_adapter(number).loras.keys() - manager.modules.keys())
         if lost:
             raise SamplerError(
-                f"vLLM has no layers for {len(lost)} parts of the adapter ({lost[0]}, ...): "
-                "set lora.handover = 'merged'"
+                f"vLLM has no layers for {len(lost)} parts of the adapter ({lost[0]}, ...): {MERGED_ADVICE}"
             )
         return digest.checksum, digest.tensors
 
