@@ -287,7 +287,7 @@ def test_weights_go_through_a_buffer_that_both_processes_map(
     assert link.try_it() == ""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "_link", link)
-        patch.setattr(engine, "_why_not_on_device", "")
+        patch.setattr(engine, "_device_obstacle", "")
         patch.setattr(Reference, "device_weights", lambda self: self.model.named_parameters(), raising=False)
         said: list[str] = []
         receipt = hand_over(reference.learner, sampler, say=said.append)
