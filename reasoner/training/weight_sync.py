@@ -300,7 +300,7 @@ def verify_gap(gap: Gap, limit: float) -> None:
         "temperature or number format on one side. Weights that are quantised on one side (lora.quantization, "
         "sampling.quantization) differ as well, those of small models most. Compare the gap before any hand-over with "
         "the gap after one: if only the second is large, the load is at fault; sampling.engine = 'hf' shows whether "
-        "vLLM is (not with quantised weights). Where weights are quantised and the gap is as large before any hand-over, "
+        "vLLM is (not with quantised weights). Where weights are quantised and the gap is as large before a hand-over, "
         "it is their rounding: take a larger model, leave the quantisation out, or raise handover.max_gap and accept "
         "that the importance correction truncates or masks more."
     )
