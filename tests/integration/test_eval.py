@@ -111,9 +111,9 @@ def test_two_models_on_two_tasks_each_loaded_once(
     events: list[str] = []
     opened, closed = HfSampler.__init__, HfSampler.close
 
-    def opening(self: HfSampler, model: Path, *rest: Any) -> None:
+    def opening(self: HfSampler, model: Path, *rest: Any, **options: Any) -> None:
         events.append(model.name)
-        opened(self, model, *rest)
+        opened(self, model, *rest, **options)
 
     def closing(self: HfSampler) -> None:
         events.append("closed")
@@ -256,8 +256,8 @@ def test_a_sampler_that_is_off_gives_no_figures(
     """As one whose engine computes something else than the model's own forward pass does."""
     init = HfSampler.__init__
 
-    def other(self: HfSampler, *rest: Any) -> None:
-        init(self, *rest)
+    def other(self: HfSampler, *rest: Any, **options: Any) -> None:
+        init(self, *rest, **options)
         with torch.no_grad():
             self._model.model.norm.weight.mul_(1.1)
 

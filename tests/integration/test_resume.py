@@ -69,6 +69,11 @@ def only(folder: Path) -> Path:
     return run
 
 
+def interrupted_runs(killed: Path, trial: Trial) -> list[Path]:
+    """Those of a trial that were killed and resumed; beside their folders are copies of what checkpoints kept."""
+    return [only(path) for path in killed.glob(f"{trial.name}-often-*") if path.is_dir()]
+
+
 def same_every_time(row: dict[str, float]) -> dict[str, float]:
     """Metrics without times and memory."""
     measured = ("time/", "idle/", "memory/", "tokens_per_s/")
@@ -88,7 +93,7 @@ def rollouts(run: Path) -> Iterator[tuple[str, list[Rollout]]]:
 def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(killed: Path, trial: Trial) -> None:
     kinds = json.loads((killed / "report.json").read_text())[trial.name]
     assert sum(kinds.values()) == trial.kills
-    once, often = only(killed / f"{trial.name}-once"), [only(path) for path in killed.glob(f"{trial.name}-often-*")]
+    once, often = only(killed / f"{trial.name}-once"), interrupted_runs(killed, trial)
     for run in often:
         if trial.exact:
             check_equal(once, run)
@@ -103,7 +108,7 @@ def test_the_kills_were_at_moments_and_at_calls_and_cost_steps(killed: Path) -> 
     """Of all trials together: one alone may be spared by chance."""
     report = json.loads((killed / "report.json").read_text())
     assert len({kind for kinds in report.values() for kind in kinds}) == 3
-    runs = [only(path) for trial in TRIALS for path in killed.glob(f"{trial.name}-often-*")]
+    runs = [run for trial in TRIALS for run in interrupted_runs(killed, trial)]
     starts = [start for run in runs for start in read_starts(run)]
     assert sum(start.repeated for start in starts) > 0
     assert len(starts) > sum(trial.kills for trial in TRIALS) / 2  # the others were killed before they came so far

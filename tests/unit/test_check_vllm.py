@@ -77,5 +77,5 @@ def test_the_contract_is_what_the_sources_import_and_pass() -> None:
     arguments = engine_arguments()
     assert {"enable_sleep_mode", "kv_cache_memory_bytes", "enable_lora", "model"} <= set(arguments)
     assert not set(arguments) & set(StartEngine.__annotations__) - {
-        *("model", "dtype", "max_model_len", "trust_remote_code")
+        *("model", "dtype", "max_model_len", "trust_remote_code", "quantization")
     }
