@@ -16,7 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoConfig
 
@@ -107,8 +109,8 @@ class Backbone:
         self._folder = Path(folder)
         self._compared: float = 0
         """tokens of the longest sequence whose packed and plain forward passes were compared"""
-        self._route_width = 0
-        """numbers that say the experts of a token; 0: they are not replayed"""
+        self._experts_per_choice: NDArray[np.uint16] | None = None
+        """as of `RoutingReplay`; None: experts are not replayed"""
         self._lora = options.lora
         self._offload = options.offload_activations
         names, files = self._load(options, output_layer=output_layer)
@@ -187,8 +189,8 @@ class Backbone:
     def inputs(self, batch: MicroBatch) -> ModelInputs:
         """A micro-batch as it goes through the model."""
         inputs = (flat_inputs if self.packing.flat else padded_inputs)(batch, self.device)
-        if self._route_width:
-            routes_LW = (flat_routes if self.packing.flat else padded_routes)(batch, self._route_width)
+        if self._experts_per_choice is not None:
+            routes_LW = (flat_routes if self.packing.flat else padded_routes)(batch, self._experts_per_choice)
             if routes_LW is not None:
                 inputs = replace(inputs, routes_LW=torch.from_numpy(routes_LW).to(self.device))
         return inputs if self._sequence.count == 1 else inputs.cut(self._sequence.index, self._sequence.count)
