@@ -31,6 +31,8 @@ LogProbs = Annotated[Sequence[float], "float32"]
 Routes = Annotated[Sequence[int], "uint16"]
 """The experts that a model chose as it read a sequence, in one piece: token by token from the first on, of every layer
 (0 where it has no experts) the numbers of those that it chose."""
+UNKNOWN_EXPERT = 65535
+"""instead of an expert, for a token that the model did not read"""
 TokenWeights = Annotated[Sequence[float], "float64"]
 """sums over optimiser steps"""
 FinishReason = Literal["stop", "length", "repetition"]
@@ -228,8 +230,9 @@ class Response:
     """Tokens of the policy that were given up before it: the response began anew, because they would have been too old
     (`sampling.max_staleness`), or because its environment did not come back to the same state."""
     routes: Routes = ()
-    """The experts that the sampler chose as it read the prompt and the response (`learning.routing_replay`), up to the
-    token before the last that it sampled; empty: they are not known. Reward sources and run folders do not get them."""
+    """The experts that the sampler chose as it read the prompt and the response but its last token
+    (`learning.routing_replay`), `UNKNOWN_EXPERT` for tokens that it never read; empty: they are not known. Those of the
+    prompt are the same for all responses of a complete group. Reward sources and run folders do not get them."""
 
     def __post_init__(self) -> None:
         _set(self, "token_ids", here_or_remote(self.token_ids, "int32"))
@@ -296,7 +299,8 @@ class PartialResponse:
     discarded_tokens: int = 0
     """As in `Response`."""
     routes: Routes = ()
-    """As in `Response`."""
+    """The experts that the sampler chose as it read the prompt and the response, up to the token before the last that
+    it sampled."""
 
     def __post_init__(self) -> None:
         _set(self, "token_ids", TokenArray(self.token_ids, "int32"))

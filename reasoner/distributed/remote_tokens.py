@@ -63,16 +63,17 @@ def fetch(wanted: Iterable[int], arrays: Sequence[Sequence[Any]], ranks: Ranks) 
 
 
 def whole_groups(groups: Sequence[Group], ranks: Ranks) -> list[Group]:
-    """A few groups with all tokens and log-probabilities, on every rank."""
+    """A few groups with all tokens, log-probabilities and experts, on every rank."""
     responses = [response for group in groups for response in group.responses]
-    fields = [response.token_ids for response in responses], [response.sampler_logprobs for response in responses]
-    arrays = [*fields[0], *fields[1], *(group.prompt_ids for group in groups)]
+    arrays: list[Sequence[Any]] = [group.prompt_ids for group in groups]
+    for response in responses:
+        arrays += response.token_ids, response.sampler_logprobs, response.routes
     values = fetch(range(len(arrays)), arrays, ranks)
     filled = iter(
-        replace(response, token_ids=values[row], sampler_logprobs=values[len(responses) + row])
-        for row, response in enumerate(responses)
+        replace(response, token_ids=values[at], sampler_logprobs=values[at + 1], routes=values[at + 2])
+        for at, response in zip(range(len(groups), len(arrays), 3), responses, strict=True)
     )
     return [
         replace(group, prompt_ids=values[place], responses=tuple(next(filled) for _ in group.responses))
-        for place, group in enumerate(groups, 2 * len(responses))
+        for place, group in enumerate(groups)
     ]

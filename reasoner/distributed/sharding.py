@@ -122,7 +122,9 @@ def _filled(
     part: GroupRows, prompt_ids: Sequence[int], fetched: Mapping[int, tuple[Sequence[int], Sequence[int]]]
 ) -> GroupRows:
     """The part with what was fetched of it, token ids and routes by row; one that was here as it is."""
-    own = [part.group.prompt_ids, *(part.response(row).token_ids for row in part.rows)]
+    own: list[Sequence[int]] = [part.group.prompt_ids]
+    for row in part.rows:
+        own += part.response(row).token_ids, part.response(row).routes
     if not any(isinstance(array, RemoteArray) for array in own):
         return part
     responses = list(part.group.responses)

@@ -168,14 +168,19 @@ def choose_engine(sampling: SamplingConfig) -> SamplerEngine:
     return ("vllm" if installed else "hf") if engine == "auto" else engine
 
 
-def check_sampler(config: Config, folder: Path, engine: str, device: str) -> None:
+def check_sampler(config: Config, folder: Path, decisions: Decisions) -> None:
     """See, before anything is started, whether the engine can do what is asked of it.
+
+    Args:
+        folder: of the model.
+        decisions: which engine, on which device, and what it has to say.
 
     Raises:
         ConfigError: the model cannot be spread as configured, or vLLM has no code for it in this number format.
         UserError: vLLM would load weights that do not belong to the model.
     """
-    if config.learning.routing_replay and (why := _no_routes_reason(engine, device)):
+    engine, device = decisions.engine, decisions.device
+    if decisions.returns_routes and (why := _no_routes_reason(engine, device)):
         raise ConfigError(
             f"learning.routing_replay needs a sampler that says which experts it chose, and {why}. Set "
             "sampling.engine = 'hf', or learning.routing_replay = false"

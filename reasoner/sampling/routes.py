@@ -13,6 +13,8 @@ from torch import Tensor
 from reasoner.errors import SamplerError
 from reasoner.models.model_config import Router, routers_of
 
+UNKNOWN_CHOICES = "its routers do not say which experts they choose"
+
 
 class RouteRecorder:
     """The choices of all routers of a model, of its last forward pass.
@@ -26,8 +28,10 @@ class RouteRecorder:
         self._layers: int = model.config.get_text_config().num_hidden_layers
         self._chosen: dict[int, Tensor] = {}
         routers = routers_of(model)
-        if not routers or any(router.layer is None for router in routers):
-            raise self._unknown()
+        if not routers:
+            raise self._impossible(UNKNOWN_CHOICES)
+        if any(router.layer is None for router in routers):
+            raise self._impossible("the name of a router does not say of which layer it is")
         for router in routers:
             router.module.register_forward_hook(partial(self._record, router))
 
@@ -43,12 +47,9 @@ class RouteRecorder:
     def _record(self, router: Router, module: Any, inputs: Any, output: Any) -> None:
         chosen = router.choices(output)
         if chosen is None:
-            raise self._unknown()
+            raise self._impossible(UNKNOWN_CHOICES)
         assert router.layer is not None
         self._chosen[router.layer] = chosen
 
-    def _unknown(self) -> SamplerError:
-        return SamplerError(
-            f"learning.routing_replay is impossible for {self._name}: its routers do not say which experts they "
-            "choose. Set it to false"
-        )
+    def _impossible(self, why: str) -> SamplerError:
+        return SamplerError(f"learning.routing_replay is impossible for {self._name}: {why}. Set it to false")

@@ -455,6 +455,7 @@ def _frozen_policy(base: _Base, folder: Path, dtype: Literal["float32", "bfloat1
             config.learning, base.decisions.device, dtype, trust_remote_code=config.model.trust_remote_code
         ),
         gradient_checkpointing=False,
+        required=False,
         autocast=base.decisions.learner == "torch",
         sequence=SequenceRanks.of(base.ranks),
     )

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from anyio import CancelScope
 
 from reasoner.environments.base import EnvironmentSession
-from reasoner.records import Group, PartialGroup, PartialResponse, Response
+from reasoner.io.token_array import TokenArray
+from reasoner.records import UNKNOWN_EXPERT, Group, PartialGroup, PartialResponse, Response, Routes
 from reasoner.sampling.base import Oldest
 from reasoner.trajectories.interaction import Interaction
 from reasoner.trajectories.token_client import TokenClient
@@ -75,7 +76,8 @@ class GroupInProgress:
     def group(self) -> Group:
         """When it is complete."""
         responses = tuple(self.complete[sample] for sample in range(self.size))
-        return Group(self.group_prompt.prompt.problem, self.group_prompt.token_ids, responses)
+        token_ids = self.group_prompt.token_ids
+        return Group(self.group_prompt.prompt.problem, token_ids, with_one_prompt(responses, len(token_ids)))
 
     @property
     def kept(self) -> PartialGroup:
@@ -96,6 +98,28 @@ class GroupInProgress:
             self.complete[sample] = outcome
         else:
             self.partial[sample] = outcome
+
+
+def with_one_prompt(responses: tuple[Response, ...], prompt: int) -> tuple[Response, ...]:
+    """The responses of a group with the same experts for their prompt: those with which the first that has any read it.
+
+    The sampler may have read the prompt several times, with other weights or other rounding. The learner reads it once
+    for as many responses as fit into a packed sequence, and its numbers must not depend on which these are.
+
+    Args:
+        prompt: tokens of the prompt.
+    """
+    first = next((response for response in responses if response.routes), None)
+    if first is None:
+        return responses
+    width = len(first.routes) // (prompt + len(first.token_ids) - 1)
+    of_prompt = first.routes[: prompt * width]
+
+    def routes(response: Response) -> Routes:
+        unread = [UNKNOWN_EXPERT] * (width * (len(response.token_ids) - 1))
+        return TokenArray.joined([of_prompt, response.routes[prompt * width :] or unread], "uint16")
+
+    return tuple(replace(response, routes=routes(response)) for response in responses)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from reasoner.errors import SamplerError
 from reasoner.io.token_array import TokenArray
 from reasoner.records import (
+    UNKNOWN_EXPERT,
     EnvironmentReport,
     FinishReason,
     Observation,
@@ -215,8 +216,16 @@ class Transcript:
             report=report,
             carried_tokens=min(self.carried, len(self.token_ids)),
             discarded_tokens=self.discarded,
-            routes=self.routes,
+            routes=self._whole_routes(),
         )
+
+    def _whole_routes(self) -> array[int]:
+        """The experts for every token but the last: what was appended after the policy's last token was never read."""
+        if not self.routes:
+            return self.routes
+        width = len(self.routes) // (len(self.prompt_ids) + self.policy_mask.rindex(True))
+        unread = width * (len(self.prompt_ids) + len(self.token_ids) - 1) - len(self.routes)
+        return self.routes + array("H", [UNKNOWN_EXPERT]) * unread
 
     def _cut(self, end: int) -> None:
         """Leave out the tokens from this position on."""

@@ -377,6 +377,10 @@ def test_an_adapter_goes_over_alone(adapted: TorchLearner, folder: Path, tmp_pat
             receipt = hand_over(adapted, sampler)
             assert (receipt.version, receipt.tensors) == (version, 2 * 3 * 2)
             assert gap(sampler) < 1e-4
+        canary = Canary(
+            adapted, TrajectorySampler(sampler), ALONE, LIMIT, lambda each: hand_over(each, sampler), DRAWN
+        )  # it asks for log-probabilities of prompts
+        assert canary.prove(prompts(folder)).startswith("the sampler takes all 3 families of parameters")
         (other := tmp_path / "other").mkdir()
         misnamed = [(f"model.layers.0.q_proj.lora_{part}.default.weight", torch.ones(4, 4)) for part in "AB"]
         write_adapter(other, misnamed, LoraConfig(rank=4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from reasoner.config import LearningConfig, LoraConfig
-from reasoner.errors import ConfigError, RunError, UserError
+from reasoner.errors import ConfigError, MissingDependencyError, RunError, UserError
 from reasoner.gro.weights import Weights
 from reasoner.learning.adapter import WithoutAdapter, adapted
+from reasoner.learning.factory import choose_learner
 from reasoner.learning.model.model_weights import Dtype
 from reasoner.learning.model.quantization import is_quantized
 from reasoner.learning.torch_engine import TorchLearner
+from reasoner.loading import load_config
 from reasoner.models.tensor_files import Digest, read_files, read_weights
 from reasoner.models.weight_files import read_shapes
 from reasoner.planning.memory.quantized import NF4
@@ -278,3 +281,25 @@ def test_what_an_adapter_would_miss_is_not_quantized(tmp_path: Path, name: str) 
 def test_models_whose_weights_are_no_linear_layers_are_not_quantized(tmp_path: Path, name: str, layers: str) -> None:
     with pytest.raises(UserError, match=rf"'nf4' is impossible for \w+: bitsandbytes.*{layers}"):
         quantized_learner(build(name, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        (["lora.quantization=nf4", "gro.terms.grpo.correction.kind=truncate"], "lora.quantization = 'nf4'"),
+        (["learning.optimizer=adamw-8bit"], "learning.optimizer = 'adamw-8bit'"),
+        (["lora.rank=4"], ""),
+    ],
+)
+def test_what_needs_bitsandbytes_is_refused_by_name_without_it(
+    monkeypatch: pytest.MonkeyPatch, settings: list[str], key: str
+) -> None:
+    config = load_config("math-gsm8k", "laptop", sets=["model.device=cpu", *settings]).config
+    assert choose_learner(config) == "torch"
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name))
+    if not key:
+        assert choose_learner(config) == "torch"
+        return
+    with pytest.raises(MissingDependencyError, match=rf"{key} needs bitsandbytes, .*'reasoner\[small-gpu\]'"):
+        choose_learner(config)

@@ -22,7 +22,7 @@ from reasoner.gro.weights import Weights
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.records import Message, Problem, Prompt, Receipt, SamplingParams
 from reasoner.sampling.transformers import HfSampler
-from reasoner.training.guards.canary import PERTURBED, Canary, families_of
+from reasoner.training.guards.canary import PERTURBED, Canary, _lost_families, families_of
 from reasoner.training.weight_sync import gap_limit, hand_over
 from reasoner.trajectories.sampler import TrajectorySampler
 from tests.architectures import build
@@ -37,6 +37,8 @@ class Forgetful(HfSampler):
     withheld: tuple[str, ...] = ()
     garbles = False
     """takes the rows of every matrix in another order"""
+    garbles_change_of = ""
+    """takes the rows of what was added to these matrices in another order"""
     loads = 0
 
     def load(self, folder: Path, version: int) -> Receipt:
@@ -46,9 +48,12 @@ class Forgetful(HfSampler):
             for name, value in self._model.named_parameters(remove_duplicate=False)
             if any(part in name for part in self.withheld)
         }
+        before = {name: value.detach().clone() for name, value in self._model.named_parameters()}
         receipt = super().load(folder, version)
         with torch.no_grad():
             for name, value in self._model.named_parameters():
+                if self.garbles_change_of and self.garbles_change_of in name:
+                    value.copy_(before[name] + (value - before[name]).flip(0))
                 if name in kept:
                     value.copy_(kept[name])
                 elif self.garbles and value.dim() > 1 and "layers" in name:
@@ -205,8 +210,38 @@ def test_adapters_beside_a_base_of_4_bits_are_seen_through_what_rounding_it_make
         assert re.match("the sampler takes all 7 families", canary.prove(each.prompts))
         assert canary._noise > 0.02  # much more than rounding of numbers
         each.sampler.withheld = ("down_proj",)
+        with pytest.raises(HandoverError, match=r"of adapter of mlp\.down_proj: .* and leave lora\.quantization"):
+            canary.prove(each.prompts)
+        each.sampler.withheld = ()
+        each._hand_over(each.learner)
+        each.sampler.garbles_change_of = "down_proj"
         with pytest.raises(HandoverError, match=r"of adapter of mlp\.down_proj: "):
             canary.prove(each.prompts)
+        each.sampler.garbles_change_of = ""
+        each._hand_over(each.learner)
+        each.sampler.garbles_change_of = "_proj"
+        with pytest.raises(HandoverError, match=r"no missing family explains|does not take what it is given of"):
+            canary.prove(each.prompts)
+
+
+def test_a_family_counts_as_lost_where_chance_does_not_explain_it() -> None:
+    """Learner and sampler answer the same change in ways that differ by half of it."""
+    families = families_of(["model.layers.0.a.weight", "model.layers.0.b.weight", "model.layers.0.c.weight"])
+    noise = torch.Generator().manual_seed(0)
+    effects_NF = torch.randn(64, 3, generator=noise, dtype=torch.float64)
+    change_N = effects_NF.sum(1)
+    other_N = 0.8 * torch.randn(64, generator=noise, dtype=torch.float64)
+
+    def lost(*arrived: float, tokens: int = 64, other: float = 1.0) -> str:
+        moved_N = effects_NF @ torch.tensor(arrived, dtype=torch.float64) + other * other_N
+        without = {family: change_N[:tokens] - effects_NF[:tokens, at] for at, family in enumerate(families)}
+        return "".join(family.name[0] for family in _lost_families(moved_N[:tokens], change_N[:tokens], without))
+
+    assert lost(1.0, 1.0, 1.0) == lost(0.8, 1.3, 0.8) == ""
+    assert (lost(1.0, 0.0, 1.0), lost(0.0, 1.0, 0.1), lost(0.0, 0.0, 0.0)) == ("b", "ac", "abc")
+    assert lost(1.0, -1.0, 1.0) == "b"  # the other way round
+    assert lost(1.0, 0.0, 1.0, other=20.0) == ""  # that may be chance
+    assert lost(1.0, 0.0, 1.0, tokens=3) == ""  # nothing tells what is chance
 
 
 def test_a_tied_output_layer_that_stays_behind_is_caught(built: Callable[[str], Path]) -> None:

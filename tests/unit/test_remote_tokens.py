@@ -136,6 +136,21 @@ def test_a_few_groups_are_whole_on_every_rank() -> None:
             assert group.prompt_ids == scored.group.prompt_ids
             for response, full in zip(group.responses, scored.group.responses, strict=True):
                 assert (response.token_ids, response.sampler_logprobs) == (full.token_ids, full.sampler_logprobs)
+                assert response.routes == full.routes
+
+
+def test_a_part_whose_token_ids_are_here_gets_the_experts_that_are_not() -> None:
+    whole = batch_of()[0].group
+
+    def rank(here: Ranks) -> list[Any]:
+        responses = whole.responses
+        if here.index:
+            responses = tuple(replace(r, routes=RemoteArray[int](len(r.routes), 0)) for r in responses)
+        groups = [replace(whole, responses=responses)]
+        (part,) = with_tokens(rows_by_group(groups), groups, here)
+        return [response.routes for response in part.group.responses]
+
+    assert on_ranks(2, rank) == [[response.routes for response in whole.responses]] * 2
 
 
 class Learner:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,6 +15,9 @@ import torch
 from torch import Tensor
 
 from reasoner.config import LearningConfig
+from reasoner.distributed.ranks import Ranks
+from reasoner.distributed.remote_tokens import whole_groups
+from reasoner.distributed.sharding import ShardedPolicy
 from reasoner.errors import RunError, SamplerError, UserError
 from reasoner.gro.weights import Weights
 from reasoner.io.parquet import read_parquet, write_parquet
@@ -26,6 +30,7 @@ from reasoner.learning.model.replay import RoutingReplay
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.models.model_config import routers_of
 from reasoner.records import (
+    UNKNOWN_EXPERT,
     Group,
     PartialGroup,
     PartialResponse,
@@ -37,13 +42,18 @@ from reasoner.records import (
 )
 from reasoner.runs.rollouts import to_rollouts
 from reasoner.sampling.base import Completion, TokenRequest
+from reasoner.sampling.routes import RouteRecorder
 from reasoner.sampling.transformers import HfSampler
 from reasoner.training.update import mismatch
 from reasoner.training.weight_sync import check_gap
+from reasoner.trajectories.draw import GroupInProgress
 from reasoner.trajectories.sampler import TrajectorySampler
+from reasoner.trajectories.trajectory import GroupPrompt
 from reasoner.trajectories.transcript import Transcript, TurnDecoder
 from tests.architectures import BY_NAME, build, random_model
 from tests.ragged import made_up_routes, ragged_groups, with_routes
+from tests.unit.test_remote_tokens import sampled
+from tests.unit.test_sharded_sampler import on_ranks
 
 LAYERS, CHOICES, EXPERTS = 2, 2, 4
 WIDTH = LAYERS * CHOICES
@@ -112,12 +122,21 @@ def with_live_routes(groups: Sequence[Group], model: Any) -> list[Group]:
     return with_routes(groups, lambda ids: live_routes(model, ids))
 
 
+def other_routes(response: Response, change: Callable[[Any], Any]) -> Response:
+    """The response with what the function makes of its experts, (tokens, LAYERS, CHOICES)."""
+    routes = change(np.array(response.routes, np.uint16).reshape(-1, LAYERS, CHOICES))
+    return replace(response, routes=routes.astype(np.uint16).ravel())
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_experts_that_would_be_chosen_anyway_change_no_bit(models: dict[str, Path], name: str, layout: str) -> None:
     plain = learner(models[name], replays=False, **LAYOUTS[layout])
     with plain.policy.own_attention():
         groups = with_live_routes(GROUPS, plain.policy.model)
+    first, *others = groups
+    reversed_ = [other_routes(response, lambda routes: routes[:, :, ::-1]) for response in first.responses]
+    groups = [replace(first, responses=tuple(reversed_)), *others]  # the order says nothing
     _, expected, gradient = results(plain, GROUPS)
     done, logprobs, replayed = results(learner(models[name], **LAYOUTS[layout]), groups)
     assert logprobs == expected
@@ -210,7 +229,9 @@ def test_tokens_without_experts_are_routed_by_the_model(models: dict[str, Path])
     with replaying.policy.own_attention():
         [live] = with_live_routes([group], replaying.policy.model)
     [routed] = with_routes([group], made_up_routes)
-    cut = replace(live.responses[1], routes=live.responses[1].routes[: 5 * WIDTH])
+    read, tokens = 5, len(group.prompt_ids) + len(group.responses[1].token_ids) - 1
+    unread = [UNKNOWN_EXPERT] * (WIDTH * (tokens - read))
+    cut = replace(live.responses[1], routes=[*live.responses[1].routes[: read * WIDTH], *unread])
     mixed = replace(group, responses=(routed.responses[0], cut, group.responses[2]))
     of_model, of_mixed = replaying.logprobs([group], 1.0), replaying.logprobs([mixed], 1.0)
     assert list(of_mixed[0]) != pytest.approx(list(of_model[0]), abs=1e-3)
@@ -230,11 +251,96 @@ def test_what_environments_wrote_is_replayed_and_not_counted(models: dict[str, P
     assert done.replayed == sum(masked.policy_mask) < len(response.token_ids)
 
 
-def test_experts_of_another_model_are_refused(models: dict[str, Path]) -> None:
-    [group] = ragged_groups(prompts=(4,), responses=1, longest=9, seed=4)
-    wrong = replace(group, responses=(replace(group.responses[0], routes=(1,) * (WIDTH + 1)),))
-    with pytest.raises(RunError, match=r"chose 5 experts .* 4 for each token: they have different models"):
-        learner(models["mixtral"]).logprobs([wrong], 1.0)
+@pytest.mark.parametrize("packing", ["packed", "padded"])
+def test_experts_of_another_model_are_refused(models: dict[str, Path], packing: str) -> None:
+    """More or fewer of a token, as if of other layers, and those that a layer does not have."""
+    [group] = with_routes(ragged_groups(prompts=(4,), responses=1, longest=9, seed=4), made_up_routes)
+    [response] = group.responses
+    tokens = len(group.prompt_ids) + len(response.token_ids) - 1
+    replaying = learner(models["mixtral"], packing=packing)
+    for numbers in (WIDTH + 1, tokens * WIDTH * 2, tokens * WIDTH // 2, (tokens - 1) * WIDTH):
+        wrong = replace(group, responses=(replace(response, routes=(1,) * numbers),))
+        with pytest.raises(
+            RunError, match=rf"chose {numbers} experts for {tokens} tokens, .* 4 for each token: they have different"
+        ):
+            replaying.logprobs([wrong], 1.0)
+    for expert in (EXPERTS, 102, 40000, UNKNOWN_EXPERT - 1):
+        routes = [*response.routes]
+        routes[-1] = expert
+        wrong = replace(group, responses=(replace(response, routes=routes),))
+        with pytest.raises(RunError, match=rf"chose expert {expert}, .* has 4 experts: they have different models"):
+            replaying.logprobs([wrong], 1.0)
+
+
+def complete_group(group: Group) -> Group:
+    """As the sampler gives it when its responses are complete."""
+    prompt = GroupPrompt(Prompt(group.problem, tuple(group.prompt_ids)), 0)
+    responses = dict(enumerate(group.responses))
+    return GroupInProgress(cast(Any, None), None, prompt, len(responses), responses).group
+
+
+def test_responses_of_a_group_get_the_experts_of_one_prompt(models: dict[str, Path]) -> None:
+    """However often the sampler read it: neither the cut of a batch nor the rows of an update make a difference."""
+    [group] = with_routes(ragged_groups(prompts=(6,), responses=4, longest=9, seed=3), made_up_routes)
+    prompt = len(group.prompt_ids)
+
+    def reread(response: Response, times: int) -> Response:
+        """The prompt was read with other experts."""
+        shifts = np.where(np.arange(len(response.routes) // WIDTH) < prompt, times, 0)[:, None, None]
+        return other_routes(response, lambda routes: (routes + shifts) % EXPERTS)
+
+    different = [reread(response, times) for times, response in enumerate(group.responses)]
+    complete = complete_group(replace(group, responses=(different[0].without_routes(), *different[1:])))
+    for before, after in zip(different[1:], complete.responses[1:], strict=True):
+        assert after.routes[: prompt * WIDTH] == different[1].routes[: prompt * WIDTH]
+        assert after.routes[prompt * WIDTH :] == before.routes[prompt * WIDTH :]
+    old, gradients = [], []
+    for layout in (*LAYOUTS.values(), {"token_budget": prompt + 8, "share_prompts": "always"}):
+        replaying = learner(models["qwen3_moe"], **layout)
+        _, logprobs, gradient = results(replaying, [complete])
+        old.append([value for row in logprobs for value in row])
+        gradients.append(torch.cat([value.flatten() for value in gradient.values()]))
+    for values, gradient_N in zip(old, gradients, strict=True):
+        assert values == pytest.approx(old[0], abs=1e-5)
+        assert float((gradient_N - gradients[0]).norm() / gradients[0].norm()) < 1e-4
+    new: dict[int, list[float]] = {}
+
+    def weights(rows: Sequence[int], logprobs_RT: Tensor, _: Tensor | None = None) -> Weights:
+        new.update(zip(rows, logprobs_RT.tolist(), strict=True))
+        return Weights(torch.ones_like(logprobs_RT))
+
+    replaying = learner(models["qwen3_moe"], share_prompts="always")
+    whole = replaying.logprobs([complete], 1.0)
+    replaying.accumulate([complete], weights, 1.0, rows=[2, 3])
+    for row in (2, 3):
+        assert new[row][: len(whole[row])] == pytest.approx(list(whole[row]), abs=1e-5)
+
+
+def test_two_ranks_replay_as_one_does(models: dict[str, Path]) -> None:
+    """The check of the gap, whose groups are on all ranks, and the shares of an update, whose are not."""
+    groups = with_routes(GROUPS[:3], made_up_routes)
+    everything = [ScoredGroup(g, ((),) * len(g.responses), (1.0,) * len(g.responses)) for g in groups]
+    expected = [list(row) for row in learner(models["mixtral"]).logprobs(groups, 1.0)]
+    lock = Lock()  # ranks are threads, and share torch
+
+    class OneAtATime:
+        def __init__(self) -> None:
+            with lock:
+                self.learner = learner(models["mixtral"])
+
+        def logprobs(self, groups: Sequence[Group], temperature: float) -> Any:
+            with lock:
+                return self.learner.logprobs(groups, temperature)
+
+    def rank(here: Ranks) -> list[list[list[float]]]:
+        policy = ShardedPolicy(OneAtATime(), here)
+        own = [scored.group for scored in sampled(here, everything)]
+        return [[list(row) for row in policy.logprobs(some, 1.0)] for some in (whole_groups(own, here), own)]
+
+    for passes in on_ranks(2, rank):
+        for logprobs in passes:
+            for row, wanted in zip(logprobs, expected, strict=True):
+                assert row == pytest.approx(wanted, abs=1e-5)
 
 
 EXPERT_MODELS = [name for name, architecture in BY_NAME.items() if "experts" in architecture.kinds]
@@ -273,16 +379,28 @@ def test_every_family_is_replayed_or_refused_by_name(name: str) -> None:
     replay.begin(routes.flatten(1))
     with noted_choices(model) as chosen:
         assert not torch.allclose(forward(), expected, atol=1e-4)
-    assert torch.equal(torch.stack(chosen, 1), given)
+    assert torch.equal(torch.stack(chosen, 1).sort().values, given.sort().values)
     rerouted = replay.end()
     assert rerouted is not None
     assert float(rerouted.max()) > 0
 
 
+def test_a_router_whose_layer_is_not_known_is_refused_for_that() -> None:
+    model = random_model(BY_NAME["mixtral"])
+    model.model.blocks = model.model.layers
+    del model.model.layers
+    why = "the name of a router does not say of which layer it is. Set it to false"
+    with pytest.raises(UserError, match=f"impossible for MixtralForCausalLM: {why}"):
+        RoutingReplay(model, lambda: None)
+    with pytest.raises(SamplerError, match=f"impossible for MixtralForCausalLM: {why}"):
+        RouteRecorder(model)
+
+
 def test_slices_of_a_row_have_the_experts_of_their_tokens() -> None:
     sequence = PackedSequence((1, 2), ((7, 8, 9), (5, 6)), (0, 1), ((3, 0, 1, 2), ()))
     batch = MicroBatch((sequence,))
-    routes = flat_routes(batch, 1)
+    experts = np.array([4], np.uint16)
+    routes = flat_routes(batch, experts)
     assert routes is not None
     assert routes.ravel().tolist() == [3, 0, 1, 2, UNKNOWN]
     inputs = replace(flat_inputs(batch, torch.device("cpu")), routes_LW=torch.from_numpy(routes))
@@ -291,10 +409,10 @@ def test_slices_of_a_row_have_the_experts_of_their_tokens() -> None:
     single = MicroBatch(
         (PackedSequence((1,), ((7, 8, 9),), (0,), ((3, 1, 2),)), PackedSequence((1,), ((5,),), (1,), ((0,),)))
     )
-    padded = padded_routes(single, 1)
+    padded = padded_routes(single, experts)
     assert padded is not None
     assert padded.ravel().tolist() == [3, 1, 2, 0, UNKNOWN, UNKNOWN]
-    assert flat_routes(MicroBatch((replace(sequence, routes=((), ())),)), 1) is None
+    assert flat_routes(MicroBatch((replace(sequence, routes=((), ())),)), experts) is None
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -316,6 +434,11 @@ def test_an_implementation_that_a_model_does_not_have_is_refused(tmp_path: Path)
     model = build("llama4", tmp_path)
     with pytest.raises(UserError, match=r"learning.experts = 'grouped_mm' is impossible for Llama4ForCausalLM, whose"):
         learner(model, replays=False, experts="grouped_mm")
+
+
+def test_experts_of_a_model_that_has_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"experts = 'batched_mm' is impossible for LlamaForCausalLM, which has no exp"):
+        learner(build("llama", tmp_path), replays=False, experts="batched_mm")
 
 
 # the sampler
@@ -431,6 +554,8 @@ def test_the_experts_of_a_response_of_several_turns_are_those_of_when_its_tokens
     assert not again.routes
     again.write(completion(2, 5, 6, first=20), 0.0)
     assert list(again.response("stop", None).routes) == [20, 20, 21, 21, 22, 22]
+    again._add([7, 8], [0.0, 0.0], policy=False)
+    assert list(again.response("stop", None).routes) == [20, 20, 21, 21, 22, 22, *[UNKNOWN_EXPERT] * 4]
 
 
 def test_experts_go_with_what_is_carried_over_and_not_into_rollouts(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from reasoner.config import Config, LoraConfig
+from reasoner.config.decisions import Decisions
 from reasoner.errors import ConfigError, UserError
 from reasoner.loading import load_config
 from reasoner.models.size import ModelSize
+from reasoner.planning import decide
 from reasoner.planning import feasibility as refusals
 from reasoner.sampling import factory
 from reasoner.sampling.factory import check_sampler, engine_start, merge_reason
@@ -34,7 +36,15 @@ def config(path: str = "x", device: str = "cpu", engine: str = "vllm", dtype: st
 
 
 def check(found: Config, folder: Path) -> None:
-    check_sampler(found, folder, found.sampling.engine, found.model.device)
+    check_sampler(found, folder, decisions_of(found))
+
+
+def decisions_of(found: Config, *, training: bool = True) -> Decisions:
+    """What is decided where both engines are installed, on the device that the configuration names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decide, "resolve_device", lambda device: device)
+        patch.setattr(decide, "choose_engine", lambda sampling: factory.choose_engine(sampling))
+        return decide.decide(found, training=training)
 
 
 def load_online(gpus: int) -> Config:
@@ -205,9 +215,9 @@ def test_gated_delta_nets_are_refused_where_vllm_has_them_in_another_number_form
     monkeypatch.setattr(factory, "choose_engine", lambda sampling: engine)
     if refused and name in DELTA_NETS:
         with pytest.raises(ConfigError, match=r"delta nets of qwen3_.*'bfloat16', or sampling\.engine = 'hf'"):
-            check_sampler(found, tmp_path, engine, found.model.device)
+            check(found, tmp_path)
     else:
-        check_sampler(found, tmp_path, engine, found.model.device)
+        check(found, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -232,3 +242,4 @@ def test_a_sampler_that_does_not_say_its_experts_is_refused_for_their_replay(
             check(replaying, tmp_path)
     else:
         check(replaying, tmp_path)
+    check_sampler(replaying, tmp_path, decisions_of(replaying, training=False))  # nothing is replayed

@@ -82,6 +82,8 @@ class NotedVllm:
 STUBS: dict[str, dict[str, Any]] = {
     "vllm": {"__version__": "0", "LLM": object, "SamplingParams": SimpleNamespace},
     "vllm.lora": {},
+    "vllm.lora.layers": {"LogitsProcessorWithLoRA": 0},
+    "vllm.lora.utils": {"replace_submodule": 0},
     "vllm.lora.request": {"LoRARequest": lambda name, number, folder: SimpleNamespace(lora_int_id=number)},
     "vllm.platforms": {"current_platform": None},
     "vllm.sampling_params": {"RequestOutputKind": SimpleNamespace(FINAL_ONLY=2)},
@@ -168,6 +170,17 @@ def test_vllm_is_told_how_many_sequences_where_that_is_known_alone() -> None:
 
     assert engine_arguments(CUDA)["max_num_seqs"] == 4
     assert "max_num_seqs" not in engine_arguments(replace(CUDA, max_sequences=None))
+
+
+@pytest.mark.usefixtures("stubs")
+def test_vllm_rounds_weights_where_it_is_told_to_alone() -> None:
+    from reasoner.sampling.vllm.host import engine_arguments
+
+    start = replace(CUDA, adapter_rank=8)
+    assert engine_arguments(replace(start, quantization="fp8"))["quantization"] == "fp8_per_tensor"
+    assert "quantization" not in engine_arguments(start)
+    with pytest.raises(KeyError, match="int4"):
+        engine_arguments(replace(start, quantization="int4"))
 
 
 @pytest.mark.usefixtures("stubs")

@@ -302,3 +302,5 @@ def test_the_limit_depends_on_the_number_format_unless_it_is_configured() -> Non
     assert (gap_limit("float32", None), gap_limit("bfloat16", None), gap_limit("float32", 0.5)) == (1e-3, 0.1, 0.5)
     assert [gap_limit(dtype, None, quantized=True) for dtype in ("float32", "bfloat16")] == [0.3, 0.3]
     assert gap_limit("bfloat16", 0.05, quantized=True) == 0.05
+    with pytest.raises(HandoverError, match=r"limit is 0\.3 .* take a larger model, .* raise handover\.max_gap"):
+        verify_gap(Gap(0.48, 5.0, 0.27, 10), gap_limit("bfloat16", None, quantized=True))

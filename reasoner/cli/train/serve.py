@@ -64,7 +64,7 @@ def serve(
         print(printable(f"preparing model {chosen.model.path}"), flush=True)  # noqa: T201
         folder = resolve_model(chosen.model.path)
         decisions = decide(chosen, training=False)
-        check_sampler(chosen, folder, decisions.engine, decisions.device)
+        check_sampler(chosen, folder, decisions)
         run_server(engine_start(chosen, decisions.device, folder, decisions.longest_context), host, port, _say_ready)
 
 

@@ -118,7 +118,7 @@ class TorchPolicy(Backbone):
                 self.model(input_ids=torch.zeros((1, 3), dtype=torch.int64, device=self.device), use_cache=False)
 
         self._replay = RoutingReplay(self.model, probe)
-        self._route_width = self._replay.width
+        self._experts_per_choice = self._replay.experts_per_choice
 
     def scores(self, inputs: ModelInputs, temperature: float, entropy: bool) -> ModelOutputs:
         """(S,) log-probabilities of a micro-batch's response tokens, in the order of its `rows`, with gradient.

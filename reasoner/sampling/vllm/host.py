@@ -35,6 +35,7 @@ from reasoner.sampling.base import Completed, Completion, Finish, TokenRequest
 from reasoner.sampling.responses import LONGEST_PATTERN, NOT_FINITE, all_end_tokens, end_tokens
 from reasoner.sampling.vllm.messages import (
     ADAPTER_RANKS,
+    MERGED_ADVICE,
     Abort,
     Begin,
     Close,
@@ -253,9 +254,7 @@ class EngineHost:
 
     def _load(self, request: Load | TakeBuckets) -> tuple[str, int]:
         if self._takes_adapters and self._running:
-            raise SamplerError(
-                "vLLM cannot change an adapter under what it samples with it: set lora.handover = 'merged'"
-            )
+            raise SamplerError(f"vLLM cannot change an adapter under what it samples with it: {MERGED_ADVICE}")
         if isinstance(request, TakeBuckets):
             receipts = set(self._llm.collective_rpc("take_buckets", args=(request.address, False)))
         elif self._takes_adapters:
@@ -343,14 +342,15 @@ def _with_routes(output: Any, context: int, completion: Completion) -> Completio
 
 def _open(start: StartEngine) -> LLM:
     try:
-        return LLM(**engine_arguments(start))
+        llm = LLM(**engine_arguments(start))
     except ValueError as error:
         why = vllm_message(error)
         if start.adapter_rank and "LoRA" in why:
-            raise SamplerError(
-                f"vLLM takes no adapters for this model: set lora.handover = 'merged' ({why})"
-            ) from error
+            raise SamplerError(f"vLLM takes no adapters for this model ({why}): {MERGED_ADVICE}") from error
         raise
+    if start.adapter_rank:
+        llm.collective_rpc("unwrap_output_layer")
+    return llm
 
 
 def _as_refusal(error: Exception) -> Exception:

@@ -20,6 +20,11 @@ BUFFER_BYTES = 2**28
 """of the GPU through which a learner's weights get to an engine on the same one (`buckets.py`)"""
 ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """for which vLLM makes room; an adapter's rank may be smaller"""
+MERGED_ADVICE = (
+    "set lora.handover = 'merged', and leave lora.quantization and sampling.quantization out, which need the adapter "
+    "handed over alone"
+)
+"""what to do where a sampler cannot take an adapter alone"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 import vllm
+from vllm.lora.layers import LogitsProcessorWithLoRA
 from vllm.lora.request import LoRARequest
+from vllm.lora.utils import replace_submodule
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.platforms import current_platform
 
 from reasoner.errors import SamplerError
 from reasoner.models.tensor_files import Digest, read_weights
 from reasoner.sampling.vllm.buckets import DeviceDigest, SharedBuffer, device_sum, open_cuda, received_weights
-from reasoner.sampling.vllm.messages import SHAPE
+from reasoner.sampling.vllm.messages import MERGED_ADVICE, SHAPE
 
 
 class WorkerExtension:
@@ -139,6 +141,17 @@ class WorkerExtension:
             "reads_folder": os.access(folder, os.R_OK),
         }
 
+    def unwrap_output_layer(self) -> None:
+        """Take away what vLLM puts around the output layer for an adapter there, which ours never has: it costs
+        `max_lora_rank` numbers for each token of the vocabulary, and vLLM's CPU build ends with an error where it
+        computes logits of a prompt with it, being prepared for those of the sampled positions alone."""
+        model, modules = self.get_model(), self.model_runner.lora_manager._adapter_manager.modules
+        wrapped = [pair for pair in model.named_modules() if isinstance(pair[1], LogitsProcessorWithLoRA)]
+        for name, wrapper in wrapped:
+            replace_submodule(model, name, wrapper.base_layer)
+        for name in [name for name, module in modules.items() if isinstance(module, LogitsProcessorWithLoRA)]:
+            del modules[name]  # an adapter beside it is refused by `take_adapter`, not left out
+
     def take_adapter(self, number: int, folder: str) -> tuple[str, int]:
         """Load the adapter in `folder` under a new number, in place of the one before; returns as `take_weights`.
 
@@ -154,8 +167,7 @@ class WorkerExtension:
         lost = sorted(manager.get_adapter(number).loras.keys() - manager.modules.keys())
         if lost:
             raise SamplerError(
-                f"vLLM has no layers for {len(lost)} parts of the adapter ({lost[0]}, ...): "
-                "set lora.handover = 'merged'"
+                f"vLLM has no layers for {len(lost)} parts of the adapter ({lost[0]}, ...): {MERGED_ADVICE}"
             )
         return digest.checksum, digest.tensors
 
