@@ -2,9 +2,11 @@
 
 Prompts are dealt to the engines in turns. Where every request has noise of its own (vLLM on CUDA), so that it does not
 matter which engine samples it, an engine that has begun all that it was dealt takes what others have not begun, as soon
-as it has room: an engine with long responses does not make all wait. The ranks take tickets for that from their store
-and not from each other, so that none waits for another. On a CPU, where responses depend on what is sampled together,
-every engine samples what it was dealt, and a resumed run samples the same.
+as it has room: an engine with long responses does not make all wait. It has room for more groups than run at the same
+time (`AHEAD`), because a group is complete only with its longest response, and its other places are free before. The
+ranks take tickets for that from their store and not from each other, so that none waits for another. On a CPU, where
+responses depend on what is sampled together, every engine samples what it was dealt, and a resumed run samples the
+same.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+
+AHEAD = 3
+"""times the responses that an engine runs at the same time, it has begun or queued. With 1 it would wait for the
+longest response of each group with places that are free, and with all of its share it would leave nothing to take."""
 
 
 class PromptTickets:
@@ -95,7 +101,7 @@ class ShardedSampler:
         seed = params_of(params, prompts[0].problem).seed
         tickets = PromptTickets(self._ranks, f"{seed}/{self._draws}", len(prompts), self._engine, self._engines)
         # no more than it was dealt: what others are about to begin is not taken from them
-        most = max(1, min(len(share), self._sampler.independent_sequences // n))
+        most = max(1, min(len(share), AHEAD * self._sampler.independent_sequences // n))
         return self._sampler.sample_queue(prompts, tickets.take, most, n, params)
 
     def sample_some(

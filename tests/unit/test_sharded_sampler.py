@@ -281,7 +281,7 @@ def test_an_engine_that_is_slow_gets_fewer_problems_and_the_batch_is_that_of_one
         assert begun.wait(20)
 
     def rank(here: Ranks) -> tuple[list[Group], int]:
-        tokens = SeededTokens(wait_for_it if here.index else wait, sequences=4)
+        tokens = SeededTokens(wait_for_it if here.index else wait, sequences=2)
         with ShardedSampler(TrajectorySampler(tokens), here) as sampler:
             groups = list(sampler.sample(prompts, 2, SamplingParams(1.0, 64, seed=3)))
         finished.append(here.index)
@@ -297,8 +297,8 @@ def test_an_engine_that_is_slow_gets_fewer_problems_and_the_batch_is_that_of_one
     assert {group.problem.id: group for group in sampled} == expected
     assert len(sampled) == problems  # each once
     slow = {group.problem.id for group in found[0][0]}
-    assert slow == {f"p{n}" for n in range(0, problems, count)[:2]}  # what it had begun: two groups of two responses
-    assert all(most <= 4 for _, most in found)
+    assert slow == {f"p{n}" for n in range(0, problems, count)[:3]}  # begun or queued: three times two responses
+    assert all(most <= 6 for _, most in found)
 
 
 def test_an_engine_with_room_for_all_that_it_was_dealt_leaves_others_theirs() -> None:
@@ -332,7 +332,7 @@ def test_with_a_budget_of_calls_every_engine_samples_what_it_was_dealt(budget: i
         assert finished.wait(20)
 
     def rank(here: Ranks) -> dict[str, Group]:
-        engine = TrajectorySampler(SeededTokens(wait if here.index == 0 else lambda: None, sequences=4))
+        engine = TrajectorySampler(SeededTokens(wait if here.index == 0 else lambda: None, sequences=2))
         with build._sharded(engine, rewards, here, 1) as sampler:
             groups = list(sampler.sample(prompts, 2, SamplingParams(1.0, 64, seed=3)))
         finished.set()
@@ -356,7 +356,7 @@ def test_an_engine_that_fails_ends_with_its_message_and_no_other_waits_for_it() 
             raise SamplerError("the engine is gone")
 
     def rank(here: Ranks) -> str | int:
-        with ShardedSampler(TrajectorySampler(SeededTokens(fail if here.index else lambda: None, 4)), here) as sampler:
+        with ShardedSampler(TrajectorySampler(SeededTokens(fail if here.index else lambda: None, 2)), here) as sampler:
             try:
                 return len(list(sampler.sample(prompts, 2, SamplingParams(1.0, 64, seed=3))))
             except SamplerError as error:
