@@ -110,11 +110,14 @@ class Resources:
         return MINIMUM_FREE + self.estimate.disk_bytes
 
 
-def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, ranks: Ranks = ALONE) -> Resources:
+def load_resources(
+    resolved: Resolved, decisions: Decisions, *, training: bool, ranks: Ranks = ALONE, first_start: str = ""
+) -> Resources:
     """Read the data and find the models.
 
     Args:
         ranks: those that train together; all of them call this.
+        first_start: see `with_date`.
 
     Raises:
         UserError: they are not as they must be.
@@ -137,7 +140,7 @@ def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, 
     tokenizer = open_tokenizer(folder, config.model.trust_remote_code)
     if training or engine == "hf":
         check_weights(folder, config.model.trust_remote_code)
-    config = with_date(config, tokenizer, ranks)
+    config = with_date(config, tokenizer, ranks, first_start)
     turn_formats = open_formats(config, manager, tokenizer, folder)
     renderer = renderer_of(config, tokenizer, turn_formats)
     data = read.rendered(config, renderer, partial(renderer_of, tokenizer=tokenizer, turn_formats=turn_formats), ranks)

@@ -322,14 +322,19 @@ def _problems_by_task(config: Config, splits: Splits) -> Iterator[tuple[str, Con
         yield f" in {name}", task, [problem for problem in problems if problem.part == name]
 
 
-def with_date(config: Config, tokenizer: Any, ranks: Ranks = ALONE) -> Config:
-    """With the date that the chat template writes, where it writes one and none is set: today, that of the first
-    rank. Plain prompts go through no chat template, and a configuration of them with its arguments is refused."""
+def with_date(config: Config, tokenizer: Any, ranks: Ranks = ALONE, first_start: str = "") -> Config:
+    """With the date that the chat template writes, where it writes one and none is set.
+
+    Plain prompts go through no chat template, and a configuration of them with its arguments is refused.
+
+    Args:
+        first_start: the first rank's date, ISO 8601, of a run that is resumed; empty: it starts today.
+    """
     kwargs = config.model.chat_template_kwargs
     is_plain = all(task.prompt.format == "plain" for task in config.parts.values())  # as those of `also` are, or none
     if is_plain or DATE in kwargs or not reads_date(kwargs.get("chat_template") or tokenizer.chat_template):
         return config
-    kwargs = {**kwargs, DATE: ranks.broadcast(today())}
+    kwargs = {**kwargs, DATE: ranks.broadcast(first_start or today())}
     return config.model_copy(update={"model": config.model.model_copy(update={"chat_template_kwargs": kwargs})})
 
 

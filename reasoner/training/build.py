@@ -145,7 +145,8 @@ def open_trainer(resolved: Resolved, resume: Resume | None = None) -> Iterator[T
 def _open_base(
     resolved: Resolved, decisions: Decisions, ranks: Ranks, place: Place | None, changes: Sequence[KeyChange]
 ) -> Iterator[_Base]:
-    resources = load_resources(resolved, decisions, training=True, ranks=ranks)
+    first_start = place.first_start if place else ""
+    resources = load_resources(resolved, decisions, training=True, ranks=ranks, first_start=first_start)
     config, facts = resources.config, dict(resources.facts)
     estimate = resources.estimate
     refuse_impossible(estimate)

@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from reasoner.distributed.ranks import ALONE
 from reasoner.errors import ConfigError, DataError
 from reasoner.loading import load_config, to_toml
+from reasoner.planning.decide import decide
 from reasoner.planning.preflight import ready
 from reasoner.planning.rehearsal import Rehearsal, rehearse
 from reasoner.plugins import manager as plugins
+from reasoner.runs.resuming.resume import find_place
+from reasoner.training import build
 from tests.command import Cli, Outcome
 from tests.resources import resources_of
 from tests.tiny import build_tiny_model
@@ -115,6 +119,27 @@ def test_a_template_that_writes_the_date_writes_that_of_the_first_start(
     assert (other.config.model.chat_template_kwargs, "date" in other.facts) == ({}, False)
     [sample] = rehearsed("online.toml", *sets[1:], f"{sets[0][:-1]}, strftime_now = '1999-12-31'}}").samples(1)
     assert "  31 Dec 1999: What is " in sample
+
+
+def test_an_older_run_is_resumed_with_the_date_of_its_first_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its configuration has no date: its prompts, and the checksum of them, are of the day on which it began."""
+    changed = f"model.chat_template_kwargs={{chat_template = {json.dumps(DATED)}}}"
+    sets = [changed, "prompt.system=", f"run.output={folder / 'runs'}"]
+    resolved = load_config(str(folder / "online.toml"), sets=sets)
+    decisions = decide(resolved.config)
+    with build._open_base(resolved, decisions, ALONE, None, ()) as base:
+        run, first = base.run.folder, base.train
+    [start] = (json.loads(line) for line in (run / "starts.jsonl").read_text().splitlines())
+    (run / "config.toml").write_text(to_toml(resolved.config))
+    monkeypatch.setattr("reasoner.planning.sources.today", lambda: "2199-01-01")
+    older = load_config(str(run / "config.toml"))
+    assert "strftime_now" not in older.config.model.chat_template_kwargs
+    with find_place(run, 3) as place, build._open_base(older, decisions, ALONE, place, ()) as base:
+        assert base.config.model.chat_template_kwargs["strftime_now"] == start["at"][:10]
+        assert base.train == first
+    assert load_config(str(run / "config.toml")).config.model == base.config.model
 
 
 @pytest.mark.parametrize("task", ["online.toml", "mixture.toml", "also.toml"])

@@ -90,6 +90,11 @@ class Place:
         repeats = f"; {repeated_steps(self.repeated)}" if self.repeated else ""
         return f"{start}{repeats}"
 
+    @property
+    def first_start(self) -> str:
+        """The date of the run's first start, ISO 8601: a configuration of an older run does not have it."""
+        return read_starts(self.folder)[0].at[:10]
+
     def check(self, identity: Mapping[str, str]) -> tuple[KeyChange, ...]:
         """Refuse to go on with another model, other data, plugins or another engine; returns what was accepted.
 
