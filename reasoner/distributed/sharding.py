@@ -98,8 +98,8 @@ def share_of(groups: Sequence[GroupRows], ranks: Ranks) -> list[GroupRows]:
 
 def with_tokens(parts: Sequence[GroupRows], groups: Sequence[Group], ranks: Ranks) -> list[GroupRows]:
     """The parts with the ids of their prompts and of those responses that go through the model, and with the experts of
-    these where they are known. All ranks call it with
-    the same groups, each with the parts that it puts through the model.
+    these where they are known. All ranks call it with the same groups, each with the parts that it puts through the
+    model.
 
     Args:
         groups: the whole batch.

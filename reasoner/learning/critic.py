@@ -76,7 +76,9 @@ class TorchCritic:
             UserError: the saved value head belongs to another model.
         """
         options = ModelOptions.of(config, device, dtype, trust_remote_code=trust_remote_code)
-        options = replace(options, weights=trained_weights(checkpoint), sequence=SequenceRanks.of(ranks))
+        options = replace(
+            options, weights=trained_weights(checkpoint), required=False, sequence=SequenceRanks.of(ranks)
+        )
         self.backbone = Backbone(folder, options)
         model = self.backbone.model
         self.head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=model.device, dtype=model.dtype)

@@ -133,7 +133,7 @@ def load_resources(resolved: Resolved, decisions: Decisions, *, training: bool, 
     folder = resolve_model(config.model.path)
     engine = decisions.engine
     if engine:
-        check_sampler(config, folder, engine, decisions.device)
+        check_sampler(config, folder, decisions)
     tokenizer = open_tokenizer(folder, config.model.trust_remote_code)
     if training or engine == "hf":
         check_weights(folder, config.model.trust_remote_code)
@@ -236,7 +236,7 @@ def check_models_at_hand(config: Config, decisions: Decisions | None = None) -> 
     """
     trusted = config.model.trust_remote_code
     if decisions and decisions.engine and (folder := folder_at_hand(config.model.path)):
-        check_sampler(config, folder, decisions.engine, decisions.device)
+        check_sampler(config, folder, decisions)
     check_weights_at_hand(config.model.path, trusted)
     if config.gro.needs_critic:
         check_weights_at_hand(config.critic.path or config.model.path, trusted, head=False)

@@ -324,9 +324,10 @@ def _problems_by_task(config: Config, splits: Splits) -> Iterator[tuple[str, Con
 
 def with_date(config: Config, tokenizer: Any, ranks: Ranks = ALONE) -> Config:
     """With the date that the chat template writes, where it writes one and none is set: today, that of the first
-    rank."""
+    rank. Plain prompts go through no chat template, and a configuration of them with its arguments is refused."""
     kwargs = config.model.chat_template_kwargs
-    if DATE in kwargs or not reads_date(kwargs.get("chat_template") or tokenizer.chat_template):
+    is_plain = all(task.prompt.format == "plain" for task in config.parts.values())  # as those of `also` are, or none
+    if is_plain or DATE in kwargs or not reads_date(kwargs.get("chat_template") or tokenizer.chat_template):
         return config
     kwargs = {**kwargs, DATE: ranks.broadcast(today())}
     return config.model_copy(update={"model": config.model.model_copy(update={"chat_template_kwargs": kwargs})})

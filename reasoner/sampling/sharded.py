@@ -2,9 +2,11 @@
 
 Prompts are dealt to the engines in turns. Where every request has noise of its own (vLLM on CUDA), so that it does not
 matter which engine samples it, an engine that has begun all that it was dealt takes what others have not begun, as soon
-as it has room: an engine with long responses does not make all wait. The ranks take tickets for that from their store
-and not from each other, so that none waits for another. On a CPU, where responses depend on what is sampled together,
-every engine samples what it was dealt, and a resumed run samples the same.
+as it has room: an engine with long responses does not make all wait. It has room for more groups than run at the same
+time (`AHEAD`), because a group is complete only with its longest response, and its other places are free before. The
+ranks take tickets for that from their store and not from each other, so that none waits for another. On a CPU, where
+responses depend on what is sampled together, every engine samples what it was dealt, and a resumed run samples the
+same.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+
+AHEAD = 3
+"""times the responses that an engine runs at the same time, it has begun or queued. With 1 it would wait for the
+longest response of each group with places that are free, and with all of its share it would leave nothing to take."""
 
 
 class PromptTickets:
@@ -61,15 +67,20 @@ class ShardedSampler:
     """Draws this rank's share of the groups: every `count`-th prompt of `count` engines, or what `PromptTickets` gives
     it."""
 
-    def __init__(self, sampler: Sampler | None, ranks: Ranks, per_engine: int = 1) -> None:
+    def __init__(
+        self, sampler: Sampler | None, ranks: Ranks, per_engine: int = 1, *, takes_others: bool = True
+    ) -> None:
         """All ranks call it together.
 
         Args:
             sampler: this rank's; None: the first of its neighbours holds the engine, and draws.
             ranks: all of them.
             per_engine: neighbouring ranks whose devices an engine has.
+            takes_others: whether an engine may take what was dealt to another. Not where the ranks share out something
+                that is needed for every response.
         """
         self._sampler, self._ranks, self._per_engine = sampler, ranks, per_engine
+        self._takes_others = takes_others
         self._engine, self._engines = ranks.index // per_engine, ranks.count // per_engine
         self._loaded = self._draws = 0
         self.name, description = self._from_engine_rank((sampler.name, sampler.description) if sampler else None)
@@ -85,12 +96,12 @@ class ShardedSampler:
         self._draws += 1
         if self._sampler is None or not share:
             return iter(())
-        if not (isinstance(self._sampler, QueueSampler) and self._sampler.independent_sequences):
+        if not (self._takes_others and isinstance(self._sampler, QueueSampler) and self._sampler.independent_sequences):
             return self._sampler.sample(share, n, self._with_own_noise(params))
         seed = params_of(params, prompts[0].problem).seed
         tickets = PromptTickets(self._ranks, f"{seed}/{self._draws}", len(prompts), self._engine, self._engines)
         # no more than it was dealt: what others are about to begin is not taken from them
-        most = max(1, min(len(share), self._sampler.independent_sequences // n))
+        most = max(1, min(len(share), AHEAD * self._sampler.independent_sequences // n))
         return self._sampler.sample_queue(prompts, tickets.take, most, n, params)
 
     def sample_some(

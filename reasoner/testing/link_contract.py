@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from reasoner.testing.checklist import Check, Checklist
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 FARTHEST = 20.0
@@ -46,11 +47,11 @@ def _looks(function: Callable[..., Any]) -> Iterator[tuple[str, Callable[[], str
     yield "is flat where there is no credit", partial(_flat, function)
 
 
-def _grid() -> tuple[Tensor, Tensor]:
+def _grid(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     import torch
 
-    u = torch.linspace(-FARTHEST, FARTHEST, 41, dtype=torch.float64)
-    credits = torch.tensor([-2.0, -0.5, 0.5, 2.0], dtype=torch.float64)
+    u = torch.linspace(-FARTHEST, FARTHEST, 41, dtype=dtype)
+    credits = torch.tensor([-2.0, -0.5, 0.5, 2.0], dtype=dtype)
     return u.repeat(len(credits)), credits.repeat_interleave(len(u))
 
 
@@ -69,7 +70,7 @@ def _elementwise(function: Callable[..., Any]) -> str:
 
     from reasoner.gro.links import link as value_of
 
-    u, c = _grid()
+    u, c = _grid(torch.float64)  # so that only what is beside a unit can change its value, and no rounding
     whole, again = value_of(function, u, c), value_of(function, u, c)
     if not torch.equal(whole, again):
         return "the same values give another result"
@@ -81,12 +82,12 @@ def _elementwise(function: Callable[..., Any]) -> str:
 
 
 def _values_and_slopes(function: Callable[..., Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """u, c, value and slope."""
+    """u, c, value and slope, in the numbers of a run: the learner's log-probabilities have 32 bits."""
     import torch
 
     from reasoner.gro.links import link as value_of
 
-    u, c = _grid()
+    u, c = _grid(torch.float32)
     u.requires_grad_()
     with torch.enable_grad():
         value = value_of(function, u, c)

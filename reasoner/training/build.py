@@ -265,7 +265,7 @@ def _open_evaluator(base: _Base, timeline: Timeline) -> Iterator[Evaluator]:
             # Prefetched groups are exchanged while the update exchanges gradients.
             ranks = base.ranks.twin() if config.sampling.lookahead else base.ranks
             scorer = ShardedScorer(service, ranks, config.scoring.max_failure_rate)
-            engine, sampler = ShardedSampler(engine, ranks, shared), ShardedSampler(sampler, ranks, shared)
+            engine, sampler = (_sharded(rank_sampler, rewards, ranks, shared) for rank_sampler in (engine, sampler))
         assert engine is not None
         assert sampler is not None
         merged = base.decisions.merge_reason
@@ -332,6 +332,18 @@ def _rank_rewards(rewards: Sequence[RewardConfig], ranks: Ranks, shared: int) ->
         else reward.model_copy(update={"max_calls": part_of(reward.max_calls, ranks, shared)})
         for reward in rewards
     ]
+
+
+def _sharded(
+    sampler: Sampler | None, rewards: Mapping[str, Sequence[RewardConfig]], ranks: Ranks, shared: int
+) -> ShardedSampler:
+    """The sampler of one rank among those of all; see `_rank_rewards`.
+
+    A budget of calls is divided evenly, so with one every rank samples, and then scores, as many groups as the others:
+    a fast one would use up its part while that of a slow one is left.
+    """
+    has_budget = any(reward.max_calls is not None for of_task in rewards.values() for reward in of_task)
+    return ShardedSampler(sampler, ranks, shared, takes_others=not has_budget)
 
 
 @contextmanager
@@ -443,6 +455,7 @@ def _frozen_policy(base: _Base, folder: Path, dtype: Literal["float32", "bfloat1
             config.learning, base.decisions.device, dtype, trust_remote_code=config.model.trust_remote_code
         ),
         gradient_checkpointing=False,
+        required=False,
         autocast=base.decisions.learner == "torch",
         sequence=SequenceRanks.of(base.ranks),
     )

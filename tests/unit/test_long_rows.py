@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,15 +12,18 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from reasoner.config import LoraConfig
+from reasoner.config import LearningConfig, LoraConfig
+from reasoner.distributed.ranks import ALONE
 from reasoner.distributed.sharding import rows_by_group
 from reasoner.errors import UserError
+from reasoner.learning.critic import TorchCritic
 from reasoner.learning.model.offloading import HiddenStatesOffload
 from reasoner.learning.model.policy import ModelOptions, TorchPolicy
-from reasoner.learning.model.tiling import tile_mlps
+from reasoner.learning.model.tiling import _in_tiles, tile_mlps
 from reasoner.loading import load_config
 from reasoner.planning.feasibility import _host_memory_obstacles
 from reasoner.processes.machine import Machine, planned_machine
+from reasoner.training.build import _frozen_policy
 from tests.architectures import build
 from tests.ragged import make_group
 from tests.tiny import build_tiny_model
@@ -109,18 +114,73 @@ def test_a_model_of_experts_alone_has_nothing_to_tile(tmp_path: Path, name: str,
         make_policy(build(name, tmp_path), mlp_tile=8)
 
 
-def test_an_mlp_that_takes_more_than_hidden_states_is_refused() -> None:
+OTHER_KINDS = [
+    ("mixtral", {"mlp_tile": 8}),
+    ("llama", {"experts": "grouped_mm"}),
+    ("llama4", {"experts": "grouped_mm"}),
+    ("nemotron", {"packing": "packed"}),
+    ("nemotron", {"share_prompts": "always"}),
+]
+"""models, and settings of a policy that they cannot have"""
+
+
+@pytest.mark.parametrize(("name", "settings"), OTHER_KINDS)
+def test_a_teacher_of_another_kind_than_the_policy_takes_of_its_settings_what_it_can(
+    tmp_path: Path, name: str, settings: dict[str, Any]
+) -> None:
+    folder = build(name, tmp_path)
+    with pytest.raises(UserError, match="is impossible for"):
+        make_policy(folder, **settings)
+    base: Any = SimpleNamespace(
+        config=SimpleNamespace(
+            learning=LearningConfig.model_validate(settings), model=SimpleNamespace(trust_remote_code=False)
+        ),
+        decisions=SimpleNamespace(device="cpu", learner="torch"),
+        ranks=ALONE,
+    )
+    expected = make_policy(folder).logprobs(RAGGED, 1.0)
+    for got, row in zip(_frozen_policy(base, folder, "float32").logprobs(RAGGED, 1.0), expected, strict=True):
+        assert got == pytest.approx(row, abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "settings"), [kind for kind in OTHER_KINDS if kind[0] != "llama4"])
+def test_a_critic_of_another_kind_than_the_policy_takes_of_its_settings_what_it_can(
+    tmp_path: Path, name: str, settings: dict[str, Any]
+) -> None:
+    config = LearningConfig.model_validate(settings)
+    folder = build(name, tmp_path)
+    critic = TorchCritic(folder, device="cpu", dtype="float32", config=config, learning_rate=1e-3, total_steps=1)
+    assert [len(row) for row in critic.values(RAGGED)] == [1, 5, 23, 1]
+
+
+def test_a_teacher_and_a_critic_that_can_have_a_setting_of_the_policy_have_it(tiny: Path, tmp_path: Path) -> None:
+    """As the policy's own model does: a reference rounds as the policy, and a critic's memory is bounded."""
+    options = ModelOptions.of(
+        LearningConfig(mlp_tile=8, experts="batched_mm"), "cpu", "float32", trust_remote_code=False
+    )
+    options = replace(options, required=False)
+    tiled = TorchPolicy(tiny, options).model.model.layers[0].mlp.forward
+    assert tiled.func is _in_tiles
+    assert TorchPolicy(build("mixtral", tmp_path), options).model.config._experts_implementation == "batched_mm"
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_an_mlp_that_takes_more_than_hidden_states_is_refused_where_tiles_are_required(required: bool) -> None:
     class Layer(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.mlp = torch.nn.Bilinear(2, 2, 2)
 
-    layer = Layer()
-    tile_mlps(layer, 1)
+    layer, unnamed = Layer(), torch.nn.Linear(2, 2)
+    tile_mlps(layer, 1, required=required)
+    if not required:
+        assert layer.mlp(torch.ones(1, 2, 2), torch.ones(1, 2, 2)).shape == (1, 2, 2)
+        tile_mlps(unnamed, 1, required=False)
+        return
     with pytest.raises(UserError, match="take more than hidden states"):
         layer.mlp(torch.ones(1, 2, 2), torch.ones(1, 2, 2))
     with pytest.raises(UserError, match="no part of its layers is called"):
-        tile_mlps(torch.nn.Linear(2, 2), 1)
+        tile_mlps(unnamed, 1)
 
 
 def test_inputs_of_recomputed_layers_wait_elsewhere(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

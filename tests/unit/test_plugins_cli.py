@@ -601,6 +601,7 @@ def register_algorithms():
         "needy": lambda u, c, power: c * u * power,
         "beside": lambda u, c: c * (u - u.mean()),
         "grows": lambda u, c: c * torch.exp(u * 50),
+        "swells": lambda u, c: c * torch.exp(u * 5),  # finite in 64 bits
         "still": lambda u, c: c * 1.0,
         "pulls": lambda u, c: (c - 1) * u,
         "sums": lambda u, c: (c * u).sum(),
@@ -615,6 +616,7 @@ def register_algorithms():
         ("fine", ""),
         ("beside", "gives a unit the same value, whatever is beside it: u = "),
         ("grows", "value and slope are finite: u = "),
+        ("swells", "value and slope are finite: u = 18, c = -2 give the value -inf"),
         ("still", "has a slope in u where there is credit: it is flat everywhere"),
         ("pulls", "is flat where there is no credit: at c = 0 and u = -8 the slope is -1"),
         ("sums", "gives one value per unit: ValueError: a link must return one value per unit"),
@@ -636,7 +638,7 @@ def test_links_are_checked_with_what_their_plugin_registers(cli: Cli, tmp_path: 
     assert outcome.code == 1
     said = " ".join(outcome.out.split())
     assert "not checked, because it needs options. link 'needy': missing a required argument: 'power'" in said
-    assert "The contract is broken by beside, grows, still, pulls, sums, dice." in said
+    assert "The contract is broken by beside, grows, swells, still, pulls, sums, dice." in said
     assert cli("plugins", "check", "needy", "--plugin", str(file), "--options", "{power = 2.0}").code == 0
 
 

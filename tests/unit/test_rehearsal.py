@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -114,6 +115,30 @@ def test_a_template_that_writes_the_date_writes_that_of_the_first_start(
     assert (other.config.model.chat_template_kwargs, "date" in other.facts) == ({}, False)
     [sample] = rehearsed("online.toml", *sets[1:], f"{sets[0][:-1]}, strftime_now = '1999-12-31'}}").samples(1)
     assert "  31 Dec 1999: What is " in sample
+
+
+@pytest.mark.parametrize("task", ["online.toml", "mixture.toml", "also.toml"])
+def test_a_run_with_plain_prompts_has_no_date_and_can_be_repeated_from_its_configuration(
+    folder: Path, model: Path, task: str
+) -> None:
+    """Its tokenizer may have a chat template that writes the date; nothing of it is in the prompts."""
+    dated = folder / "dated"
+    shutil.copytree(model, dated)
+    (dated / "chat_template.jinja").write_text(DATED)
+    plain = '[prompt]\nformat = "plain"\nsystem = ""\n'
+    text = (folder / "online.toml").read_text().replace(json.dumps(str(model)), json.dumps(str(dated)))
+    text = text.replace('prompt.system = "Be brief."\n', "") + plain
+    (folder / "online.toml").write_text(text)
+    write(folder / "other.jsonl", [{"question": f"{n} times 3?", "answer": str(3 * n)} for n in range(10)])
+    (folder / "other.toml").write_text(text.replace("train.jsonl", "other.jsonl"))
+    parts = '[[mixture]]\ntask = "online.toml"\n[[mixture]]\ntask = "other.toml"\n'
+    (folder / "mixture.toml").write_text(parts)
+    (folder / "also.toml").write_text(f'{text}[[evaluation.also]]\ntask = "other.toml"\n')
+    first = resources_of(load_config(str(folder / task)), training=True)
+    assert (first.config.model.chat_template_kwargs, "date" in first.facts) == ({}, False)
+    (folder / "config.toml").write_text(to_toml(first.config))
+    later = resources_of(load_config(str(folder / "config.toml")), training=True)
+    assert (later.train, later.identity()) == (first.train, first.identity())
 
 
 @pytest.mark.parametrize("date", ["tomorrow", 20200229, [], "2020-02-30"])

@@ -436,6 +436,11 @@ def test_an_implementation_that_a_model_does_not_have_is_refused(tmp_path: Path)
         learner(model, replays=False, experts="grouped_mm")
 
 
+def test_experts_of_a_model_that_has_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"experts = 'batched_mm' is impossible for LlamaForCausalLM, which has no exp"):
+        learner(build("llama", tmp_path), replays=False, experts="batched_mm")
+
+
 # the sampler
 
 

@@ -16,12 +16,14 @@ from typing import Any, TypeVar, cast
 import pytest
 import torch
 
+from reasoner.config import RewardConfig
 from reasoner.distributed.exchange import pack, unpack
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import SamplerError
 from reasoner.records import Group, Message, Problem, Prompt, Receipt, SamplingParams
 from reasoner.sampling.base import Sampler, TokenRequest
 from reasoner.sampling.sharded import ShardedSampler
+from reasoner.training import build
 from reasoner.training.synced_sampler import SyncedSampler
 from reasoner.trajectories.sampler import TrajectorySampler
 from tests.tiny import byte_tokenizer
@@ -279,7 +281,7 @@ def test_an_engine_that_is_slow_gets_fewer_problems_and_the_batch_is_that_of_one
         assert begun.wait(20)
 
     def rank(here: Ranks) -> tuple[list[Group], int]:
-        tokens = SeededTokens(wait_for_it if here.index else wait, sequences=4)
+        tokens = SeededTokens(wait_for_it if here.index else wait, sequences=2)
         with ShardedSampler(TrajectorySampler(tokens), here) as sampler:
             groups = list(sampler.sample(prompts, 2, SamplingParams(1.0, 64, seed=3)))
         finished.append(here.index)
@@ -295,8 +297,8 @@ def test_an_engine_that_is_slow_gets_fewer_problems_and_the_batch_is_that_of_one
     assert {group.problem.id: group for group in sampled} == expected
     assert len(sampled) == problems  # each once
     slow = {group.problem.id for group in found[0][0]}
-    assert slow == {f"p{n}" for n in range(0, problems, count)[:2]}  # what it had begun: two groups of two responses
-    assert all(most <= 4 for _, most in found)
+    assert slow == {f"p{n}" for n in range(0, problems, count)[:3]}  # begun or queued: three times two responses
+    assert all(most <= 6 for _, most in found)
 
 
 def test_an_engine_with_room_for_all_that_it_was_dealt_leaves_others_theirs() -> None:
@@ -320,6 +322,31 @@ def test_an_engine_with_room_for_all_that_it_was_dealt_leaves_others_theirs() ->
     assert sorted(name for own in names for name in own) == sorted(f"p{n}" for n in range(9))
 
 
+@pytest.mark.parametrize("budget", [0, 40, None])
+def test_with_a_budget_of_calls_every_engine_samples_what_it_was_dealt(budget: int | None) -> None:
+    """Each rank has an equal part of the calls: a fast engine would need more of them while others' are left."""
+    rewards = {"a": [RewardConfig(source="exact")], "b": [RewardConfig(source="judge", max_calls=budget)]}
+    prompts, finished = queued_prompts(13), threading.Event()
+
+    def wait() -> None:
+        assert finished.wait(20)
+
+    def rank(here: Ranks) -> dict[str, Group]:
+        engine = TrajectorySampler(SeededTokens(wait if here.index == 0 else lambda: None, sequences=2))
+        with build._sharded(engine, rewards, here, 1) as sampler:
+            groups = list(sampler.sample(prompts, 2, SamplingParams(1.0, 64, seed=3)))
+        finished.set()
+        return {group.problem.id: group for group in groups}
+
+    slow, fast = on_ranks(2, rank)
+    dealt = {f"p{n}" for n in range(0, 13, 2)}
+    assert (set(slow) == dealt) == (budget is not None)
+    with TrajectorySampler(SeededTokens(lambda: None, 1000)) as alone:
+        expected = {group.problem.id: group for group in alone.sample(prompts, 2, SamplingParams(1.0, 64, seed=3))}
+    assert slow | fast == expected  # whoever samples it, a response is the same
+    assert len(slow) + len(fast) == 13
+
+
 def test_an_engine_that_fails_ends_with_its_message_and_no_other_waits_for_it() -> None:
     prompts = queued_prompts(13)
     steps = iter(range(4))
@@ -329,7 +356,7 @@ def test_an_engine_that_fails_ends_with_its_message_and_no_other_waits_for_it() 
             raise SamplerError("the engine is gone")
 
     def rank(here: Ranks) -> str | int:
-        with ShardedSampler(TrajectorySampler(SeededTokens(fail if here.index else lambda: None, 4)), here) as sampler:
+        with ShardedSampler(TrajectorySampler(SeededTokens(fail if here.index else lambda: None, 2)), here) as sampler:
             try:
                 return len(list(sampler.sample(prompts, 2, SamplingParams(1.0, 64, seed=3))))
             except SamplerError as error:

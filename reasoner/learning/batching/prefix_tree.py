@@ -2,7 +2,7 @@
 
 The responses of a group often begin alike: the same call of a tool with the same result, the same first move in a game.
 As a tree of *pieces* those tokens go through the model once. A piece continues its parent, or the prompt; a response
-consists of the pieces on its way, of which the last may go on beyond its end.
+consists of the pieces on its way.
 
 Four responses, of which the last token only ever is a target; two begin with 1, 2, 3, and one of these ends there:
 

@@ -27,7 +27,6 @@ from reasoner.errors import RunError, UserError
 from reasoner.learning.adapter import adapted, add_adapter, load_adapter
 from reasoner.learning.batching.inputs import ModelInputs, flat_inputs, padded_inputs
 from reasoner.learning.batching.packing import (
-    Layout,
     MicroBatch,
     PackedSequence,
     Sharing,
@@ -50,6 +49,7 @@ from reasoner.models.checkpoint_names import CheckpointNames
 from reasoner.models.files import ModelFiles
 from reasoner.models.loading import check_weights, load_model
 from reasoner.models.model_config import attention_of
+from reasoner.models.size import has_experts
 
 ALLOWED_GAP: dict[Dtype, float] = {"float64": 1e-4, "float32": 1e-3, "bfloat16": 0.1}
 """mean difference per token between the packed and the plain forward pass on the first batch: absolute for
@@ -121,11 +121,11 @@ class Backbone:
         self.model.eval()
         self._sequence = options.sequence
         token_budget = options.token_budget * options.sequence.count
-        self.packing = self._choose_packing(options.packing, options.share_prompts, token_budget)
+        self.packing = self._choose_packing(options, token_budget)
         if options.sequence.count > 1:
             self._check_sequence()
         if options.mlp_tile is not None:
-            tile_mlps(self.model, options.mlp_tile)
+            tile_mlps(self.model, options.mlp_tile, required=options.required)
         if options.gradient_checkpointing:
             _recompute(self.model)
 
@@ -151,7 +151,7 @@ class Backbone:
         )
         self.model: Any = loaded.model
         if options.experts != "auto":
-            self._choose_experts(options.experts)
+            self._choose_experts(options.experts, required=options.required)
         if quantization:
             prepare_quantized(self.model, autocast=self._autocast)
         if options.lora is not None:
@@ -161,14 +161,16 @@ class Backbone:
         head = None if output_layer else type(self.model).__name__
         return loaded.names, ModelFiles(self._folder, loaded.skeleton.generation, head)
 
-    def _choose_experts(self, wanted: str) -> None:
-        """Have experts computed as it is asked for. Raises UserError where this model has one way of its own."""
+    def _choose_experts(self, wanted: str, *, required: bool) -> None:
+        """Have experts computed as it is asked for. Raises UserError where that is required and this model has none, or
+        one way of its own."""
         if self.model._can_set_experts_implementation():
             self.model.set_experts_implementation(wanted)
-        elif wanted != "eager":
+        elif required and wanted != "eager":
+            own = has_experts(name for name, _ in self.model.named_modules())
+            why = "whose experts have an implementation of their own" if own else "which has no experts"
             raise UserError(
-                f"learning.experts = {wanted!r} is impossible for {type(self.model).__name__}, whose experts have an "
-                "implementation of their own: set it to 'auto'"
+                f"learning.experts = {wanted!r} is impossible for {type(self.model).__name__}, {why}: set it to 'auto'"
             )
 
     @property
@@ -287,22 +289,22 @@ class Backbone:
         finally:
             self._compared = before
 
-    def _choose_packing(self, wanted: Layout, sharing: Sharing, token_budget: int) -> Packing:
+    def _choose_packing(self, options: ModelOptions, token_budget: int) -> Packing:
         """How sequences go through this model; it has the attention for that afterwards.
 
         Raises:
-            UserError: what is asked for is impossible.
+            UserError: what is required is impossible.
         """
-        name = type(self.model).__name__
+        name, wanted, sharing = type(self.model).__name__, options.packing, options.share_prompts
         why = (
             "learning.packing = 'padded'"
             if wanted == "padded"
             else _packing_obstacle(self.model) or self._try_packing()
         )
-        if why and wanted == "packed":
+        if why and wanted == "packed" and options.required:
             raise UserError(f"learning.packing = 'packed' is impossible for {name}: {why}; use 'auto'")
         reason = why or ("its rotary embedding depends on the length of a sequence" if self._by_length else "")
-        if reason and sharing == "always":
+        if reason and sharing == "always" and options.required:
             raise UserError(f"learning.share_prompts = 'always' is impossible for {name}: {reason}; use 'auto'")
         return Packing(not why, "never" if reason else sharing, token_budget, reason)
 

@@ -46,6 +46,9 @@ class ModelOptions:
     without."""
     experts: Literal["auto", "eager", "batched_mm", "grouped_mm"] = "auto"
     """Implementation of the experts of a mixture; `auto`: transformers chooses."""
+    required: bool = True
+    """Whether `packing`, `share_prompts`, `mlp_tile` and `experts` are errors where the model cannot have them. They
+    are chosen for the policy; a teacher or critic of another kind takes of them what it can."""
     sequence: SequenceRanks = WHOLE
     """The ranks that put every row through the model together; a row has `token_budget` tokens for each."""
 

@@ -26,29 +26,36 @@ _NAMES = ("mlp", "feed_forward", "ffn")
 """of an MLP in a layer of transformers"""
 
 
-def tile_mlps(model: nn.Module, tokens: int) -> None:
+def tile_mlps(model: nn.Module, tokens: int, *, required: bool = True) -> None:
     """Have every MLP of a model take at most so many tokens at once.
 
     Experts are left as they are: their tokens come in another order and are few for each.
 
+    Args:
+        required: False leaves a model as it is whose MLPs cannot.
+
     Raises:
-        UserError: the model has no MLP that is known.
+        UserError: it is required, and the model has no MLP that is known.
     """
     mlps = [module for name, module in model.named_modules() if name.rpartition(".")[2] in _NAMES]
     dense = [mlp for mlp in mlps if not has_experts(name for name, _ in mlp.named_modules())]
-    if not dense:
+    if required and not dense:
         what = "its MLPs are experts" if mlps else f"no part of its layers is called {' or '.join(_NAMES)}"
         raise UserError(
             f"learning.mlp_tile = {tokens} is impossible for {type(model).__name__}: {what}; leave it out, and take "
             "learning.gradient_checkpointing = true"
         )
     for mlp in dense:
-        setattr(mlp, "forward", partial(_in_tiles, mlp.forward, tokens))  # noqa: B010  mypy: a method
+        setattr(mlp, "forward", partial(_in_tiles, mlp.forward, tokens, required))  # noqa: B010  mypy: a method
 
 
-def _in_tiles(forward: Callable[..., Any], tokens: int, hidden_BLH: Tensor, *others: Any, **named: Any) -> Any:
+def _in_tiles(
+    forward: Callable[..., Any], tokens: int, required: bool, hidden_BLH: Tensor, *others: Any, **named: Any
+) -> Any:
     """The MLP's output, (B, L, H), from tiles of (1, tokens, H)."""
     if others or named:
+        if not required:
+            return forward(hidden_BLH, *others, **named)
         raise UserError("learning.mlp_tile is impossible for this model: its MLPs take more than hidden states")
     flat = hidden_BLH.reshape(1, -1, hidden_BLH.shape[-1])
     if flat.shape[1] <= tokens:

@@ -16,8 +16,10 @@ from reasoner.processes.machine import GIB, Machine
 from reasoner.sampling.factory import merge_reason
 from reasoner.sampling.vllm.messages import BUFFER_BYTES
 
-PROCESS = 0.7 * GIB
-"""bytes of a process that has imported torch and transformers, with its scoring workers"""
+PROCESS = 0.4 * GIB
+"""bytes of a process that has imported torch and transformers"""
+SCORING = 0.3 * GIB
+"""bytes of the processes that score what it samples"""
 ASLEEP = 1.5 * GIB
 """bytes of a GPU that vLLM keeps while it sleeps: graphs and workspaces"""
 CONTEXT = 0.5 * GIB
@@ -110,10 +112,9 @@ def _on_cpu(
     """One memory holds everything all the time, and gets back only part of what was freed."""
     ranks = machine.ranks(config.run.ranks)
     sampler, cache = sampler_bytes(config, model, engine, "cpu"), {}
-    processes = {"processes": PROCESS}
+    processes = _process_bytes(config, engine)
     if engine == "vllm":
         cache = {"KV cache": config.sampling.kv_cache_gib * GIB}
-        processes = {"processes": PROCESS + VLLM["cpu"]}
     held = {**learner.held, **learner.offloaded, **sampler, **cache}
     if engine:
         drawn = {"KV cache": hf_cache_bytes(config, model, "cpu")} if engine == "hf" else {}
@@ -134,13 +135,12 @@ def _on_gpu(
 ) -> Iterator[Need]:
     """Every rank has a GPU of its own, and all ranks of a node its memory."""
     ranks = machine.ranks(config.run.ranks)
-    sampler, processes = sampler_bytes(config, model, engine, "cuda"), {"processes": PROCESS}
+    sampler, processes = sampler_bytes(config, model, engine, "cuda"), _process_bytes(config, engine)
     contexts = {"CUDA contexts": CONTEXT * (2 if engine == "vllm" else 1)}
     if engine == "vllm" and forward:
         contexts["hand-over buffer"] = float(BUFFER_BYTES)
     drawing, cache = dict(sampler), {}
     if engine == "vllm":
-        processes = {"processes": PROCESS + VLLM["cpu"]}
         drawing |= {"vLLM's own": VLLM["cuda"], "KV cache": cache_bytes(config, model, machine, engine)}
     elif engine == "hf":
         cache = {"KV cache": hf_cache_bytes(config, model, "cuda")}
@@ -171,6 +171,16 @@ def _while_loading(config: Config, model: ModelSize, ranks: int, processes: Part
     together = config.learner == "deepspeed" and config.learning.deepspeed.zero_stage == 3
     loaded = {"model, loaded": width * model.parameters * (ranks if together else 1)}
     return Need("memory", "while loading", {}, processes).times(ranks).beside(loaded, {})
+
+
+def _process_bytes(config: Config, engine: str) -> Parts:
+    """Python and its libraries, in all processes of a rank."""
+    total = PROCESS
+    if engine or config.has_sampler:
+        total += SCORING
+    if engine == "vllm":
+        total += VLLM["cpu"]
+    return {"processes": total}
 
 
 def _keeps_weights_asleep(config: Config, engine: str) -> bool:
