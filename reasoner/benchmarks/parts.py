@@ -62,7 +62,8 @@ class BenchmarkPart:
         model, sampling = self.config.model, self.config.sampling
         decided = self.resources.decisions
         chosen = (self.resources.folder, decided.device, decided.engine)
-        return (*chosen, model.dtype, model.trust_remote_code, sampling.memory_share, sampling.kv_cache_gib)
+        held = (sampling.quantization, sampling.tensor_parallel, sampling.memory_share, sampling.kv_cache_gib)
+        return (*chosen, model.dtype, model.trust_remote_code, *held)
 
 
 def letters_of(resolved: Sequence[Resolved]) -> dict[str, str]:

@@ -181,6 +181,16 @@ def _check_sequence_parallel(config: Sections) -> None:
         )
 
 
+def _check_mlp_tile(config: Sections) -> None:
+    tile, learning = config.learning.mlp_tile, config.learning
+    if tile is not None and config.learner == "deepspeed" and learning.deepspeed.zero_stage == 3:
+        raise ValueError(
+            f"learning.mlp_tile = {tile} with learning.deepspeed.zero_stage = 3: ranks collect a layer's weights "
+            "together, once for every tile, and those with longer rows have more tiles; use zero_stage 2, or "
+            "learning.gradient_checkpointing = true without tiles"
+        )
+
+
 def _check_offload(config: Sections) -> None:
     if config.learning.offload_activations and config.learning.gradient_checkpointing is not True:
         raise ValueError(
@@ -542,6 +552,7 @@ CHECKS = (
     _check_staleness,
     _check_tensor_parallel,
     _check_sequence_parallel,
+    _check_mlp_tile,
     _check_offload,
     _check_routing_replay,
     _check_optimizer,

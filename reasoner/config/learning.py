@@ -128,7 +128,8 @@ class LearningConfig(Section):
     `gradient_checkpointing = true`. It changes no number."""
     mlp_tile: Positive | None = None
     """Tokens that go through a layer's MLP at once, computed again in the backward pass; `none` takes all tokens of a
-    micro-batch. It bounds memory and does not change the gradient; experts are not tiled."""
+    micro-batch. It bounds memory and does not change the gradient; experts are not tiled. Not with DeepSpeed's
+    zero_stage 3."""
     packing: Literal["auto", "packed", "padded"] = "auto"
     """How responses share a forward pass: `packed` one after the other without padding, `padded` one per padded row;
     `auto` packs where the model supports it."""

@@ -44,7 +44,8 @@ class SamplingConfig(PartSampling):
     """Share of each GPU's memory that vLLM may reserve, weights and KV cache together (CUDA only)."""
     quantization: Literal["fp8"] | None = None
     """Number format of the linear layers in vLLM: `fp8`, 8 bits with a scale for each layer, rounded when the engine
-    starts; `none` keeps `model.dtype`. Needs `[lora]`, whose adapter is handed over alone and is not rounded."""
+    starts; `none` keeps `model.dtype`. Training needs `[lora]` with it, whose adapter is handed over alone and is not
+    rounded; `reasoner eval` rounds the whole model."""
     tensor_parallel: Positive = 1
     """GPUs over which one vLLM engine spreads the model; with several ranks, that many neighbouring ranks share an
     engine."""

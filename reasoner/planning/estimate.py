@@ -314,7 +314,11 @@ def find_estimate(config: Config, machine: Machine, engine: str) -> RunEstimate:
 
 
 def _merged(changes: Sequence[Changes]) -> Changes:
-    return {key: value for change in changes for key, value in change.items()}
+    """All of them; ZeRO 3, which takes no tiles, is worth more than they are."""
+    merged = {key: value for change in changes for key, value in change.items()}
+    if merged.get("learning.deepspeed.zero_stage") == 3:
+        merged.pop("learning.mlp_tile", None)
+    return merged
 
 
 def _ladders(estimate: RunEstimate) -> Iterator[list[Changes]]:

@@ -70,8 +70,9 @@ def open_engine(
         from reasoner.sampling.vllm.engine import VllmSampler
 
         start = engine_start(config, decisions.device, folder, max_model_len)
-        if decisions.adapter_rank:  # whole weights would be loaded over rounded ones
-            start = replace(start, adapter_rank=decisions.adapter_rank, quantization=config.sampling.quantization)
+        # Whole weights are never loaded over rounded ones: a training with those hands its adapter over alone
+        # (`merge_reason`), and an evaluation hands nothing over.
+        start = replace(start, adapter_rank=decisions.adapter_rank, quantization=config.sampling.quantization)
         return VllmSampler(replace(start, devices=devices, returns_routes=decisions.returns_routes), log)
     from reasoner.sampling.transformers import HfSampler
 
@@ -176,7 +177,8 @@ def check_sampler(config: Config, folder: Path, decisions: Decisions) -> None:
         decisions: which engine, on which device, and what it has to say.
 
     Raises:
-        ConfigError: the model cannot be spread as configured, or vLLM has no code for it in this number format.
+        ConfigError: the model cannot be spread or quantised as configured, or vLLM has no code for it in this number
+            format.
         UserError: vLLM would load weights that do not belong to the model.
     """
     engine, device = decisions.engine, decisions.device
@@ -184,6 +186,12 @@ def check_sampler(config: Config, folder: Path, decisions: Decisions) -> None:
         raise ConfigError(
             f"learning.routing_replay needs a sampler that says which experts it chose, and {why}. Set "
             "sampling.engine = 'hf', or learning.routing_replay = false"
+        )
+    quantization = config.sampling.quantization
+    if quantization and (engine, device) != ("vllm", "cuda"):
+        raise ConfigError(
+            f"sampling.quantization = {quantization!r} needs a vLLM engine of this command on CUDA, and the sampler is "
+            f"{engine} on {device}; leave it out (--set sampling.quantization=none)"
         )
     gpus = config.sampling.tensor_parallel
     if why := tensor_parallel_obstacle(ModelSize.of(folder), gpus):

@@ -68,10 +68,14 @@ SPREADS: dict[str, tuple[Dtype, dict[str, Any]]] = {
     "experts-zero-2": ("float32", {"zero_stage": 2}),
     "experts-zero-3": ("float32", {"zero_stage": 3}),
     "rows-experts-zero-3": ("float32", {"zero_stage": 3}),
+    "tiled-zero-2": ("float32", {"zero_stage": 2}),
 }
 """`rows`: two neighbouring ranks put every row through the model together (`learning.sequence_parallel`). `experts`: a
 mixture of experts, with the loss of its routers; some experts get no token of a rank's share, and one batch has experts
-to replay"""
+to replay. `tiled`: MLPs take few tokens at once, so that ranks have different numbers of tiles (not with ZeRO 3, whose
+ranks would wait for each other)"""
+TILE = 16
+"""tokens; a micro-batch has up to 60, or one longer row"""
 EXPERTS = "mixtral"
 """folder of that model, beside the other"""
 LORA = LoraConfig(rank=4, alpha=8.0, targets=["all-linear"])
@@ -315,7 +319,11 @@ def rank(model: Path, output: Path) -> None:
             router_loss = 0.5 if experts else 0.0
             recompute = name.endswith("zero-3")
             config = learning(
-                deepspeed=spread, gradient_checkpointing=recompute, router_loss=router_loss, routing_replay=experts
+                deepspeed=spread,
+                gradient_checkpointing=recompute,
+                router_loss=router_loss,
+                routing_replay=experts,
+                mlp_tile=TILE if name.startswith("tiled") else None,
             )
             start = partial(
                 DeepspeedLearner,

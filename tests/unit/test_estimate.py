@@ -14,7 +14,7 @@ from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import UserError
 from reasoner.loading import load_config
 from reasoner.models.size import ModelSize
-from reasoner.planning.estimate import RunEstimate
+from reasoner.planning.estimate import RunEstimate, _merged
 from reasoner.planning.feasibility import refuse_impossible
 from reasoner.planning.memory.needs import TIGHT
 from reasoner.planning.memory.sampler import cache_token_bytes
@@ -302,3 +302,10 @@ def test_the_way_of_the_weights_is_said(sets: tuple[str, ...], on: Literal["cpu"
         "servers" in setting for setting in sets
     )
     assert estimate(*sets, on=planned_machine(80.0, 8)).described_handover == ""
+
+
+def test_zero_3_is_advised_in_place_of_tiles_which_it_does_not_take() -> None:
+    tiles, stages = {"learning.mlp_tile": 2048}, [{"learning.deepspeed.zero_stage": stage} for stage in (2, 3)]
+    assert _merged([tiles, stages[0]]) == tiles | stages[0]
+    assert _merged([tiles, stages[1]]) == stages[1]
+    assert estimate("run.ranks=8").changed(_merged([tiles, stages[1]])) is not None

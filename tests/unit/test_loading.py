@@ -382,6 +382,10 @@ def test_values_of_set(task: Path, argument: str, key: str, value: object) -> No
             ],
             ["lora.quantization = 'nf4' with learning.deepspeed.zero_stage = 3", "use zero_stage 2"],
         ),
+        (
+            ["learning.mlp_tile=64", "run.ranks=2", "learning.deepspeed.zero_stage=3"],
+            ["learning.mlp_tile = 64 with learning.deepspeed.zero_stage = 3", "use zero_stage 2"],
+        ),
         (["lora.quantization=int4"], ["lora.quantization", "must be one of nf4"]),
         (
             ["lora.rank=4", "sampling.quantization=fp8", "model.device=cpu", TRUNCATED],

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from reasoner.benchmarks.parts import BenchmarkPart
+from reasoner.cli.train import serve as serving
 from reasoner.config import Config, LoraConfig
 from reasoner.config.decisions import Decisions
 from reasoner.errors import ConfigError, UserError
@@ -15,8 +18,10 @@ from reasoner.loading import load_config
 from reasoner.models.size import ModelSize
 from reasoner.planning import decide
 from reasoner.planning import feasibility as refusals
+from reasoner.planning.memory.sampler import sampler_bytes
 from reasoner.sampling import factory
-from reasoner.sampling.factory import check_sampler, engine_start, merge_reason
+from reasoner.sampling.factory import check_sampler, engine_start, merge_reason, open_engine
+from reasoner.sampling.vllm.messages import StartEngine
 from tests.architectures import BY_NAME, tiny_config
 from tests.tiny import build_tiny_model
 
@@ -243,3 +248,67 @@ def test_a_sampler_that_does_not_say_its_experts_is_refused_for_their_replay(
     else:
         check(replaying, tmp_path)
     check_sampler(replaying, tmp_path, decisions_of(replaying, training=False))  # nothing is replayed
+
+
+QUANTIZED = {"quantization": "fp8", "device": "cuda", "dtype": "bfloat16"}
+
+
+def engine_of(found: Config, folder: Path, decisions: Decisions, monkeypatch: pytest.MonkeyPatch) -> StartEngine:
+    """What vLLM is started with."""
+    monkeypatch.setattr("reasoner.sampling.vllm.engine.VllmSampler", lambda start, log: start)
+    start: Any = open_engine(found, decisions, folder, folder / "log")
+    assert isinstance(start, StartEngine)
+    return start
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_weights_are_quantised_wherever_none_are_loaded_over_them_and_counted_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, training: bool
+) -> None:
+    folder = build_tiny_model(tmp_path)
+    plain = config(path=str(folder), device="cuda", dtype="bfloat16")
+    found = config(path=str(folder), **QUANTIZED)
+    if training:
+        found = found.model_copy(update={"lora": LoraConfig(rank=4)})
+    decisions = decisions_of(found, training=training)
+    check_sampler(found, folder, decisions)
+    started = engine_of(found, folder, decisions, monkeypatch)
+    assert (started.quantization, started.adapter_rank) == ("fp8", 4 if training else 0)
+    assert engine_of(plain, folder, decisions_of(plain, training=False), monkeypatch).quantization is None
+    model = ModelSize.of(folder)
+    counted, whole = (sampler_bytes(each, model, "vllm", "cuda")["sampler"] for each in (found, plain))
+    assert counted < whole
+
+
+@pytest.mark.parametrize("settings", [{"device": "cpu"}, {"engine": "hf"}, {"engine": "servers"}])
+def test_a_sampler_that_would_not_quantise_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
+) -> None:
+    """An evaluation alone, which nothing else has checked."""
+    engine = settings.get("engine", "vllm")
+    monkeypatch.setattr(factory, "choose_engine", lambda sampling: engine)
+    found = config(**QUANTIZED | settings | {"engine": "auto"})
+    with pytest.raises(ConfigError, match=f"quantization = 'fp8' needs .*the sampler is {engine} on .*=none"):
+        check_sampler(found, tmp_path, decisions_of(found, training=False))
+
+
+def test_models_that_are_rounded_differently_do_not_share_an_engine(tmp_path: Path) -> None:
+    engines = []
+    for more in ({}, {"quantization": "fp8"}, {"tensor_parallel": 2}):
+        found = config(device="cuda", **more)
+        resources: Any = SimpleNamespace(config=found, folder=tmp_path, decisions=decisions_of(found, training=False))
+        engines.append(BenchmarkPart("A", resources).engine)
+    assert len(set(engines)) == 3
+
+
+def test_a_server_holds_whole_weights_which_runs_replace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = list[StartEngine]()
+    monkeypatch.setattr(serving, "choose_engine", lambda sampling: "vllm")
+    monkeypatch.setattr(serving, "run_server", lambda start, *_: started.append(start))
+    model = str(build_tiny_model(tmp_path))
+    for sets in ([], ["sampling.quantization=fp8"]):
+        serving.serve(model, sets=sets)
+        assert ("sampling.quantization is left out" in capsys.readouterr().out) == bool(sets)
+    assert [start.quantization for start in started] == [None, None]

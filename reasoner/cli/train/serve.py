@@ -56,7 +56,10 @@ def serve(
     """
     chosen = alone(_load(task, profile, config or (), sets or (), plugin or ())).config
     choose_engine(SamplingConfig(engine="vllm"))  # refuses where there is none
-    served: dict[str, Any] = {"engine": "vllm", "servers": []}  # whatever the runs of the task do
+    # Whatever the runs of the task do; and they load whole weights, which is not possible over rounded ones.
+    served: dict[str, Any] = {"engine": "vllm", "servers": [], "quantization": None}
+    if chosen.sampling.quantization:
+        out().print("sampling.quantization is left out: runs load whole weights into a server", soft_wrap=True)
     if tensor_parallel is not None:
         served["tensor_parallel"] = tensor_parallel
     chosen = chosen.model_copy(update={"sampling": chosen.sampling.model_copy(update=served)})
