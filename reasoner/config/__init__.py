@@ -11,7 +11,7 @@ Input: tables of values (`reasoner.loading` reads them from files). Output: a `C
     learning.py                 models, optimiser, adapter, critic
     run.py                      length, folder and checkpoints of the run
     sections.py                 all sections together, and what follows from them
-    consistency.py              what must hold between sections
+    consistency/                what must hold between sections
     config.py                   `Config`: the sections, checked against each other
     decisions.py                what a configuration leaves open, as it is decided for one machine
 """
