@@ -27,3 +27,8 @@ class Decisions:
     """of the adapters that the sampler gets alone; 0: it gets whole weights"""
     returns_routes: bool = False
     """whether the sampler says which experts it chose (`learning.routing_replay`)"""
+
+    @property
+    def holds_adapter(self) -> bool:
+        """Whether the sampler holds the adapter that it gets beside its weights; servers add it to theirs."""
+        return bool(self.adapter_rank) and self.engine != "servers"

@@ -8,7 +8,6 @@ the initial one: the reference policy costs no second copy.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,17 +16,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reasoner.config import LoraConfig
 from reasoner.errors import ConfigError, RunError, UserError
-from reasoner.models.tensor_files import Digest, io_errors, read_files, write_shards
+from reasoner.models.tensor_files import ADAPTED, read_files, write_shards
 from reasoner.records import Group
 
 _BASE = ".base_layer."
-_INSIDE = ".lora_"
-"""in the names of the adapter's own weights"""
 _STEM = "adapter"
 """of the files in which a checkpoint has it"""
 _WHOLE = "whole"
@@ -128,11 +124,11 @@ def sources(state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, ...]]:
         state: of the model, with its adapter if it has one.
 
     Returns:
-        name -> (W,), or (W, A, B) where there is an adapter (`merge`).
+        name -> (W,), or (W, A, B) where there is an adapter (`tensor_files.merge`).
     """
     parts: dict[str, tuple[Tensor, ...]] = {}
     for name, value in state.items():
-        if _INSIDE in name:
+        if ADAPTED in name:
             continue
         prefix, inside, suffix = name.partition(_BASE)
         pair = [state[f"{prefix}.lora_{part}.default.weight"] for part in "AB"] if inside and suffix == "weight" else []
@@ -140,27 +136,9 @@ def sources(state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, ...]]:
     return parts
 
 
-def merge(weight: Tensor, down: Tensor, up: Tensor, config: LoraConfig) -> Tensor:
-    """W + (alpha / rank) B A, computed in float32 at least, in W's number format.
-
-    >>> merge(torch.eye(2), torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0], [0.0]]), LoraConfig(rank=1, alpha=0.5))
-    tensor([[1.5000, 1.0000],
-            [0.0000, 1.0000]])
-
-    Args:
-        weight: W, (out, in).
-        down: A, (rank, in).
-        up: B, (out, rank).
-        config: alpha and rank.
-    """
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    delta = up.to(wide) @ down.to(wide) * (config.alpha / config.rank)
-    return (weight.to(wide) + delta).to(weight.dtype)
-
-
 def only_adapter(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The adapter's own weights among those of the model that has it."""
-    return {name: value for name, value in state.items() if _INSIDE in name}
+    return {name: value for name, value in state.items() if ADAPTED in name}
 
 
 def adapter_names(weights: Iterable[str], renamed: Mapping[str, str]) -> dict[str, str]:
@@ -175,44 +153,15 @@ def adapter_names(weights: Iterable[str], renamed: Mapping[str, str]) -> dict[st
     """
     names = {}
     for name in weights:
-        layer, _, suffix = name.partition(_INSIDE)
+        layer, _, suffix = name.partition(ADAPTED)
         if f"{layer}.weight" not in renamed:
             raise ConfigError(
                 f"lora.handover = 'adapter': the folder of the model has {layer}.weight in another form than it is "
                 "trained, and an adapter has only one; set lora.handover = 'merged', and leave lora.quantization and "
                 "sampling.quantization out, which need the adapter handed over alone"
             )
-        names[name] = f"{renamed[f'{layer}.weight'].removesuffix('.weight')}{_INSIDE}{suffix}"
+        names[name] = f"{renamed[f'{layer}.weight'].removesuffix('.weight')}{ADAPTED}{suffix}"
     return names
-
-
-def write_adapter(folder: Path, weights: Iterable[tuple[str, Tensor]], config: LoraConfig) -> str:
-    """Write the adapter as peft does, which is what vLLM reads; returns its checksum (`weights`).
-
-    Args:
-        weights: of `only_adapter`, one after the other, under their `adapter_names`.
-
-    Raises:
-        OSError: the disk is full.
-    """
-    digest = Digest()
-    targets: list[str] = []
-
-    def renamed() -> Iterator[tuple[str, Tensor]]:
-        for name, value in weights:
-            targets.append(name.partition(_INSIDE)[0])
-            yield f"base_model.model.{name.replace('.default.', '.')}", value
-
-    with io_errors():
-        save_file(dict(digest.passing(renamed())), folder / "adapter_model.safetensors")
-    facts = {
-        "peft_type": "LORA",
-        "r": config.rank,
-        "lora_alpha": config.alpha,
-        "target_modules": sorted(set(targets)),
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(facts), encoding="utf-8")
-    return digest.checksum
 
 
 def save_adapter(folder: Path, weights: Iterable[tuple[str, Tensor]]) -> None:

@@ -6,11 +6,14 @@ Published weights have Hugging Face names and a checksum that their reader compu
 
 so it depends neither on the order in which they are written or read, nor on the files that they are in. It tells
 stale or damaged weights from new ones. It does not withstand an attacker, who could write the files as well.
+
+An adapter is published as peft writes one. Who has the model that it is beside can add it to that (`merged_weights`).
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -25,12 +28,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reasoner.models.weight_files import weight_files
+from reasoner.config import LoraConfig
+from reasoner.errors import DataError
+from reasoner.io.parsing import read_model_json
+from reasoner.models.weight_files import read_shapes, weight_files
 
 SHARD_BYTES = 2**30
 """size of a file, or of the one tensor in it: as much memory is needed beside the tensors while it is written"""
 _STEM = "model"
 """of the files of published weights"""
+ADAPTED = ".lora_"
+"""in the names of an adapter's weights, after the name of the layer that they are beside"""
+_PEFT, _PEFT_CONFIG = "base_model.model.", "adapter_config.json"
+"""before the names of a published adapter's weights; the file that says how it is added"""
 
 
 @dataclass
@@ -86,6 +96,94 @@ def write_weights(folder: Path, tensors: Iterable[tuple[str, Tensor]]) -> str:
     """
     digest = Digest()
     write_shards(folder, _STEM, digest.passing(tensors))
+    return digest.checksum
+
+
+def merge(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+    """W + scale B A, computed in float32 at least, and not rounded to W's number format.
+
+    >>> merge(torch.eye(2), torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0], [0.0]]), 0.5)
+    tensor([[1.5000, 1.0000],
+            [0.0000, 1.0000]])
+
+    Args:
+        weight: W, (out, in).
+        down: A, (rank, in).
+        up: B, (out, rank).
+        scale: alpha / rank.
+    """
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    return weight.to(wide) + up.to(wide) @ down.to(wide) * scale
+
+
+def write_adapter(folder: Path, weights: Iterable[tuple[str, Tensor]], config: LoraConfig) -> str:
+    """Write the adapter as peft does, which is what vLLM reads; returns its checksum.
+
+    Args:
+        weights: of `adapter.only_adapter`, one after the other, under their `adapter.adapter_names`.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    digest = Digest()
+    targets: list[str] = []
+
+    def renamed() -> Iterator[tuple[str, Tensor]]:
+        for name, value in weights:
+            targets.append(name.partition(ADAPTED)[0])
+            yield f"{_PEFT}{name.replace('.default.', '.')}", value
+
+    with io_errors():
+        save_file(dict(digest.passing(renamed())), folder / "adapter_model.safetensors")
+    facts = {
+        "peft_type": "LORA",
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "target_modules": sorted(set(targets)),
+    }
+    (folder / _PEFT_CONFIG).write_text(json.dumps(facts), encoding="utf-8")
+    return digest.checksum
+
+
+def merged_weights(
+    model: Path, adapter: Path, dtype: torch.dtype, device: str, read: tuple[Digest, Digest]
+) -> Iterator[tuple[str, Tensor]]:
+    """The weights of the model in a folder with an adapter added to them: what a learner on the same kind of device
+    publishes merged, bit for bit, because it adds the same numbers in the same way.
+
+    Args:
+        model: folder of the model; its other weights come as they are there.
+        adapter: folder that `write_adapter` wrote.
+        dtype: number format in which the weights with an adapter come.
+        device: where it is added.
+        read: what was read of the model, and of the adapter, is added to these.
+
+    Raises:
+        DataError: the adapter is beside layers that the model has not.
+    """
+    facts = read_model_json(adapter / _PEFT_CONFIG)
+    scale = facts["lora_alpha"] / facts["r"]
+    parts = {name.removeprefix(_PEFT): value for name, value in read_weights(adapter, read[1])}
+    layers = {name.partition(ADAPTED)[0] for name in parts}
+    for name, weight in read[0].passing(read_tensors(model, read_shapes(model))):
+        layer = name.removesuffix(".weight")
+        if layer not in layers:
+            yield name, weight
+            continue
+        down, up = (parts[f"{layer}{ADAPTED}{part}.weight"].to(device) for part in "AB")
+        yield name, merge(weight.to(device), down, up, scale).to(dtype)
+        layers.remove(layer)
+    if layers:
+        raise DataError(
+            f"{model} has no weights of {len(layers)} layers that the adapter is beside ({min(layers)}, ...)"
+        )
+
+
+def checksum_of_model(folder: Path) -> str:
+    """The checksum of the weights of the model in a folder, all of which are read."""
+    digest = Digest()
+    for name, value in read_tensors(folder, read_shapes(folder)):
+        digest.add(name, value)
     return digest.checksum
 
 

@@ -54,13 +54,17 @@ def open_engine(
     """
     max_model_len = longest or decisions.longest_context
     if decisions.engine == "servers":
+        from reasoner.models.tensor_files import checksum_of_model
         from reasoner.sampling.server.compatibility import ServerRequirements
         from reasoner.sampling.server.sampler import ServerSampler
 
+        wanted = ServerRequirements.by(config, folder, max_model_len, shlex.join([str(folder)]))
+        if decisions.adapter_rank and ranks.first:  # who gives the servers their weights
+            wanted = replace(wanted, base=checksum_of_model(folder))
         return ServerSampler(
             config.sampling.servers,
             folder,
-            ServerRequirements.by(config, folder, max_model_len, shlex.join([str(folder)])),
+            wanted,
             seed=config.run.seed,
             say=say,
             trust_remote_code=config.model.trust_remote_code,
@@ -132,6 +136,8 @@ def merge_reason(config: Config, engine: str, device: str) -> str:
     assert config.lora is not None
     if config.lora.handover == "merged":
         return "lora.handover"
+    if engine == "servers":  # they add the adapter to the model that they were started with
+        return ""
     if engine != "vllm":
         why = f"the sampler is {engine}"
     elif config.lora.rank > ADAPTER_RANKS[-1]:
@@ -145,7 +151,7 @@ def merge_reason(config: Config, engine: str, device: str) -> str:
     if config.quantized:
         key = "lora.quantization" if config.lora.quantization else "sampling.quantization"
         raise ConfigError(
-            f"{key} has the adapter handed over alone to a vLLM engine of the run, and that is impossible: {why}. "
+            f"{key} has the adapter handed over alone to vLLM, and that is impossible: {why}. "
             f"Change that, or leave {key} out"
         )
     return why

@@ -85,8 +85,8 @@ class Trainer:
     """samples later steps' groups during the update (`sampling.max_staleness`)"""
     offline: Mapping[Source, Stream[ScoredGroup]]
     """responses that somebody else wrote, by source"""
-    adapter_goes_alone: bool = False
-    """the sampler gets the LoRA adapter, not the weights with it"""
+    adapter_is_beside: bool = False
+    """the sampler holds the LoRA adapter beside its weights, and cannot change it under what it samples"""
     alarms: AlarmMonitor = field(default_factory=AlarmMonitor)
     """looks for what goes wrong"""
     timeline: Timeline = field(default_factory=Timeline)
@@ -140,8 +140,7 @@ class Trainer:
         if self.evaluator is None:
             return None
         sampler, turn_end = self.evaluator.engine, self.evaluator.turn_end
-        # an adapter that goes over alone cannot change under what is being sampled with it
-        meanwhile = self.config.sampling.lookahead > 1 and not self.adapter_goes_alone
+        meanwhile = self.config.sampling.lookahead > 1 and not self.adapter_is_beside
         return SyncedSampler(self.config, sampler, self.learner, self.ranks, turn_end, self.view.message, meanwhile)
 
     def check_time(self) -> None:

@@ -19,10 +19,9 @@ from reasoner.config import LearningConfig, LoraConfig, PromptConfig
 from reasoner.data.turn_formats import open_turn_format
 from reasoner.distributed.ranks import ALONE
 from reasoner.errors import HandoverError, SamplerError
-from reasoner.learning.adapter import write_adapter
 from reasoner.learning.learner import Learner
 from reasoner.learning.torch_engine import TorchLearner
-from reasoner.models.tensor_files import read_files, write_weights
+from reasoner.models.tensor_files import read_files, write_adapter, write_weights
 from reasoner.records import Group, Message, Observation, Problem, Prompt, Response, SamplingParams
 from reasoner.sampling.transformers import HfSampler
 from reasoner.sampling.vllm.buckets import SharedBuffer

@@ -18,10 +18,11 @@ import psutil
 import pytest
 from transformers import AutoTokenizer
 
-from reasoner.config import LearningConfig
+from reasoner.config import LearningConfig, LoraConfig
 from reasoner.distributed.ranks import ALONE
-from reasoner.errors import SamplerError
+from reasoner.errors import SamplerError, UserError
 from reasoner.learning.torch_engine import TorchLearner
+from reasoner.models.tensor_files import checksum_of_model
 from reasoner.records import Group, SamplingParams
 from reasoner.sampling.server import offer
 from reasoner.sampling.server.client import Description, Server
@@ -32,7 +33,7 @@ from reasoner.training.guards.canary import Canary
 from reasoner.training.weight_sync import SavedModel, check_gap, hand_over
 from reasoner.trajectories.sampler import TrajectorySampler
 from tests import architectures, token_services
-from tests.integration.test_vllm_engine import LIMIT, Reference, gap_of, prompts
+from tests.integration.test_vllm_engine import LIMIT, Reference, change_adapter, gap_of, prompts
 from tests.ragged import ragged_groups
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -150,8 +151,8 @@ def sampler(servers: list[Served], folder: Path, said: list[str], tmp_path: Path
     urls = [server.url for server in servers]
     describe = Server.describe
 
-    async def described(server: Server, probe: Path) -> Description:
-        return await describe(server, probe if server.url != urls[0] else probe / "elsewhere")
+    async def described(server: Server, probe: Path, *, with_base: bool) -> Description:
+        return await describe(server, probe if server.url != urls[0] else probe / "elsewhere", with_base=with_base)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Server, "describe", described)
@@ -232,6 +233,48 @@ def test_every_family_of_parameters_is_seen_to_arrive_in_both_servers(
     assert sampler.score(canary.groups).keys() == {server.url for server in servers}
     assert sampler.version == 0
     assert check_gap(learner, list(TrajectorySampler(sampler).sample(prompts(folder), 4, DRAWN)), 1.0).max < 1e-4
+
+
+def test_an_adapter_alone_is_added_to_the_model_that_the_servers_were_started_with(
+    servers: list[Served], sampler: ServerSampler, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever they were given before, one of them over HTTP; and not where it is another model's."""
+    reference = Reference(folder)
+    reference.change("")
+    hand_over(reference.learner, sampler)
+    wanted = ServerRequirements("serve", {}, "float32", MAX_MODEL_LEN, tmp_path, base=checksum_of_model(folder))
+    with pytest.raises(UserError, match="was started with other weights than those beside which the run trains"):
+        ServerSampler([server.url for server in servers], folder, replace(wanted, base="0" * 32), seed=0, say=print)
+    monkeypatch.setattr(sampler, "_base", wanted.base)
+    learner = TorchLearner(
+        folder,
+        device="cpu",
+        dtype="float32",
+        config=LearningConfig(token_budget=512),
+        total_steps=9,
+        lora=LoraConfig(rank=4, targets=["q_proj", "o_proj"], handover="adapter"),
+    )
+
+    def gap() -> float:
+        groups = list(TrajectorySampler(sampler).sample(prompts(folder, 8), 4, DRAWN))
+        assert {r.policy_version for group in groups for r in group.responses} == {sampler.version}
+        return check_gap(learner, groups, 1.0).max
+
+    for _ in range(2):
+        receipt = hand_over(learner, sampler)
+        assert (receipt.version, receipt.tensors) == (learner.version, 2 * 2 * 2)
+        assert gap() < 1e-4
+        change_adapter(learner)
+        assert gap() > 20 * LIMIT
+    hand_over(learner, sampler)
+    canary = Canary(
+        learner, TrajectorySampler(sampler), ALONE, LIMIT, lambda publisher: hand_over(publisher, sampler), DRAWN
+    )
+    assert canary.prove(prompts(folder)).startswith("the sampler takes all 2 families of parameters")
+    monkeypatch.setattr(sampler, "_base", "0" * 32)
+    with pytest.raises(SamplerError, match="no vLLM server is left") as failed:
+        hand_over(learner, sampler)
+    assert "holds other weights than the adapter was trained beside" in str(failed.value)
 
 
 def test_aborted_requests_come_with_their_prefix(sampler: ServerSampler, folder: Path) -> None:

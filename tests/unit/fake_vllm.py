@@ -49,6 +49,10 @@ class Fake:
     seeds: list[int] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
     """checksums of weights"""
+    base: str = "b" * 32
+    """checksum of the weights that it was started with"""
+    merged: int = 0
+    """adapters that it was given alone"""
     pulls: Callable[[Path], object] = lambda folder: None
     """called with the folder before weights are pulled into it"""
     aborts: bool = True
@@ -82,11 +86,19 @@ class Fake:
             case "/pause" | "/resume" as route, _:
                 self.paused = route == "/pause"
             case "/collective_rpc", "describe":
-                return 200, {"results": [DESCRIPTION | self.describes]}
+                return 200, {
+                    "results": [DESCRIPTION | self.describes | ({"base": self.base} if body["args"][1] else {})]
+                }
             case "/pull_weights", _:
                 return self._pull(body)
             case "/collective_rpc", "take_weights":
                 return 200, {"results": [self._take(Path(body["args"][0]))]}
+            case "/collective_rpc", "merge_adapter":
+                folder, base = body["args"]
+                if base != self.base:
+                    return 500, {"error": "other weights than the adapter was trained beside"}
+                self.merged += 1
+                return 200, {"results": [self._take(Path(folder))]}
             case "/collective_rpc", "seed_sampling":
                 self.seeds += body["args"]
                 return 200, {"results": [None]}

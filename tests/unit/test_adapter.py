@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import bitsandbytes
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from reasoner.config import LearningConfig, LoraConfig
-from reasoner.errors import ConfigError, MissingDependencyError, RunError, UserError
+from reasoner.errors import ConfigError, DataError, MissingDependencyError, RunError, UserError
 from reasoner.gro.weights import Weights
 from reasoner.learning.adapter import WithoutAdapter, adapted
 from reasoner.learning.factory import choose_learner
@@ -22,8 +24,15 @@ from reasoner.learning.model.model_weights import Dtype
 from reasoner.learning.model.quantization import is_quantized
 from reasoner.learning.torch_engine import TorchLearner
 from reasoner.loading import load_config
-from reasoner.models.tensor_files import Digest, read_files, read_weights
-from reasoner.models.weight_files import read_shapes
+from reasoner.models.tensor_files import (
+    Digest,
+    checksum_of_model,
+    merged_weights,
+    read_files,
+    read_weights,
+    write_adapter,
+)
+from reasoner.models.weight_files import SINGLE, read_shapes
 from reasoner.planning.memory.quantized import NF4
 from tests.architectures import build
 from tests.ragged import ragged_groups
@@ -97,6 +106,38 @@ def test_what_is_handed_over_alone_is_an_adapter_as_peft_reads_it(tiny: Path, tm
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "saved").state_dict()
     for name, value in read.state_dict().items():
         torch.testing.assert_close(value, saved[name])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_who_has_the_model_makes_of_the_adapter_what_the_learner_publishes_merged(
+    tiny: Path, tmp_path: Path, dtype: Dtype, stored: torch.dtype
+) -> None:
+    """Bit for bit, in the number format of the run, at every version; and it says what it has read."""
+    shutil.copytree(tiny, folder := tmp_path / "model")
+    weights = load_file(folder / SINGLE)
+    save_file({name: value.to(stored) for name, value in weights.items()}, folder / SINGLE)
+    learner = make_learner(folder, dtype=dtype, alpha=3.0, targets=["q_proj", "down_proj"], handover="adapter")
+    for version in (1, 2):
+        step(learner)
+        (alone := tmp_path / f"{version}").mkdir()
+        checksum = learner.publish(alone)
+        learner.save(saved := tmp_path / f"{version}-merged")
+        base, read = Digest(), Digest()
+        merged = dict(merged_weights(folder, alone, getattr(torch, dtype), "cpu", (base, read)))
+        assert (read.checksum, read.tensors) == (checksum, 2 * 2 * 2)
+        assert base.checksum == checksum_of_model(folder)
+        expected = dict(read_files(saved))
+        assert merged.keys() == expected.keys()
+        for name, value in expected.items():
+            assert torch.equal(merged[name].to(value.dtype), value), name
+        moved = [name for name, value in merged.items() if not torch.equal(value, weights[name].to(value.dtype))]
+        assert len(moved) == 2 * 2
+    (other := tmp_path / "other").mkdir()
+    parts = [(f"model.layers.7.mlp.up_proj.lora_{part}.default.weight", torch.ones(2, 2)) for part in "AB"]
+    write_adapter(other, parts, LoraConfig(rank=2))
+    with pytest.raises(DataError, match=r"no weights of 1 layers that the adapter is beside \(model\.layers\.7\.mlp"):
+        dict(merged_weights(folder, other, torch.float32, "cpu", (Digest(), Digest())))
 
 
 def test_targets_that_are_not_there_are_refused(tiny: Path) -> None:

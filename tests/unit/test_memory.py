@@ -351,8 +351,10 @@ def test_lengths_and_tokens_by_hand() -> None:
     published = published_bytes(config("model.dtype=bfloat16"), BIG, "vllm", "cuda")
     assert published == 2 * 10**9
     adapted = config("model.dtype=bfloat16", "lora.rank=8")
-    assert published_bytes(adapted, replace(BIG, adapter=10**6), "vllm", "cuda") == 2e6
-    assert published_bytes(adapted, replace(BIG, adapter=10**6), "servers", "cuda") == 2e9
+    assert published_bytes(adapted, replace(BIG, adapter=10**6), "vllm", "cuda") == 4e6
+    assert published_bytes(adapted, replace(BIG, adapter=10**6), "servers", "cuda") == 4e6
+    merged = config("model.dtype=bfloat16", "lora.rank=8", "lora.handover=merged")
+    assert published_bytes(merged, replace(BIG, adapter=10**6), "servers", "cuda") == 2e9
     assert hf_cache_bytes(config(), BIG, "cpu") == 4 * 8 * 576 * 2 * 512 * 24 * 4
 
 

@@ -70,6 +70,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"device": "cuda"}, {}, "model.dtype = 'bfloat16'"),
         ({}, {"rank": 513}, "ranks up to 512"),
         ({"engine": "hf"}, {}, "the sampler is hf"),
+        # they add it to the model, whatever its rank and number format
+        ({"servers": ["http://a:1"]}, {}, ""),
+        ({"servers": ["http://a:1"], "device": "cuda"}, {"rank": 513, "handover": "adapter"}, ""),
     ],
 )
 def test_the_adapter_goes_alone_where_the_sampler_takes_it(
@@ -77,12 +80,13 @@ def test_the_adapter_goes_alone_where_the_sampler_takes_it(
 ) -> None:
     asked = LoraConfig(**lora)
     found = config(**settings).model_copy(update={"lora": asked})
-    assert why in merge_reason(found, found.sampling.engine, found.model.device)
-    assert bool(why) == bool(merge_reason(found, found.sampling.engine, found.model.device))
+    engine = "servers" if found.sampling.servers else found.sampling.engine
+    assert why in merge_reason(found, engine, found.model.device)
+    assert bool(why) == bool(merge_reason(found, engine, found.model.device))
     if why:
         impossible = found.model_copy(update={"lora": asked.model_copy(update={"handover": "adapter"})})
         with pytest.raises(ConfigError, match=r"lora.handover = 'adapter' is impossible: .*'auto' or 'merged'"):
-            merge_reason(impossible, found.sampling.engine, found.model.device)
+            merge_reason(impossible, engine, found.model.device)
     assert (
         merge_reason(found.model_copy(update={"lora": LoraConfig(handover="merged")}), "vllm", "cpu") == "lora.handover"
     )
@@ -94,7 +98,7 @@ def test_the_adapter_goes_alone_where_the_sampler_takes_it(
     [
         ("vllm", "cpu", ""),
         ("hf", "cpu", "the sampler is hf"),
-        ("servers", "cpu", "the sampler is servers"),
+        ("servers", "cpu", ""),  # lora.quantization; the other one is refused with servers by `check_quantization`
         ("vllm", "cuda", "model.dtype = 'bfloat16'"),
     ],
 )

@@ -7,18 +7,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
 import pytest
+import torch
 
-from reasoner.config import SamplingConfig
+from reasoner.config import LoraConfig, SamplingConfig
+from reasoner.config.decisions import Decisions
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import SamplerError, UserError
+from reasoner.loading import load_config
+from reasoner.models.tensor_files import checksum_of_model, write_adapter
 from reasoner.records import Group, Message, Problem, Prompt, Receipt, Response, SamplingParams
 from reasoner.sampling.base import Completed, Oldest, TokenRequest
+from reasoner.sampling.factory import open_engine
 from reasoner.sampling.responses import prompt_seeds
 from reasoner.sampling.server import scheduler
 from reasoner.sampling.server.compatibility import ServerRequirements
@@ -143,6 +148,72 @@ def test_the_weights_are_given_to_every_server_under_a_name_of_their_own(world: 
         with pytest.raises(SamplerError, match="another run uses it"):
             draw(sampler)
     assert len({seed for fake in world.fakes for seed in fake.seeds}) == 4
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    (folder := tmp_path / "adapter").mkdir()
+    parts = [(f"model.layers.0.mlp.up_proj.lora_{part}.default.weight", torch.ones(2, 2)) for part in "AB"]
+    write_adapter(folder, parts, LoraConfig(rank=2))
+    return folder
+
+
+@pytest.mark.parametrize("sees_folder", [True, False])
+def test_an_adapter_is_given_alone_to_servers_that_were_started_with_its_base(
+    world: World, adapter: Path, sees_folder: bool
+) -> None:
+    """One that is started again has all that it needs with the next adapter, unless it is started with another base."""
+    world.wanted = replace(world.wanted, base=world.fakes[0].base, may_pull=True)
+    world.fakes[1].describes = {"reads_folder": sees_folder}
+    first, second = world.fakes
+    with world.open() as sampler:
+        receipt = sampler.load(adapter, 0)
+        assert (receipt.tensors, [fake.taken for fake in world.fakes]) == (2, [[receipt.checksum]] * 2)
+        assert bool(second.pulled) is not sees_folder
+        first.restart()
+        first.base = "c" * 32
+        sampler.load(adapter, 1)
+        draw(sampler)
+        assert (first.drawn, [fake.merged for fake in world.fakes]) == ([], [1, 2])
+        assert "other weights than the adapter was trained beside" in world.said[0]
+        first.base = second.base
+        sampler.load(adapter, 2)
+        draw(sampler)
+        assert first.drawn
+        assert world.said[1:] == [f"{first.url} is back, with the weights of version 2"]
+
+
+@pytest.mark.parametrize("base", ["c" * 32, ""])
+def test_a_server_that_cannot_take_the_adapter_is_refused_at_the_start(world: World, base: str) -> None:
+    """Empty: one that does not say what it was started with."""
+    world.wanted = replace(world.wanted, base=world.fakes[0].base)
+    world.fakes[1].base = base
+    with pytest.raises(UserError, match=rf"{world.fakes[1].url} was started with other weights .*handover = 'merged'"):
+        world.open()
+    world.wanted = replace(world.wanted, base="")  # it gets whole weights
+    with world.ready() as sampler:
+        draw(sampler)
+
+
+@pytest.mark.parametrize(("rank", "merged"), [(0, 0), (2, 1)])
+def test_a_training_with_an_adapter_asks_its_servers_for_the_base(
+    world: World, adapter: Path, tmp_path: Path, rank: int, merged: int
+) -> None:
+    for fake in world.fakes:
+        fake.base = checksum_of_model(world.folder)
+    settings = {"servers": [fake.url for fake in world.fakes], "max_prompt_tokens": 8, "max_tokens": 8}
+    config = load_config("math-gsm8k", "laptop").config
+    config = config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"dtype": "float32"}),
+            "sampling": config.sampling.model_copy(update=settings),
+        }
+    )
+    decisions = Decisions("cpu", "servers", "torch", 16, adapter_rank=rank)
+    assert not decisions.holds_adapter  # so that it can change under what runs
+    with open_engine(config, decisions, world.folder, tmp_path / "log", say=world.said.append) as sampler:
+        sampler.load(adapter, 0)
+    assert [fake.merged for fake in world.fakes] == [merged] * 2
 
 
 def given(tokens: tuple[int, ...]) -> Group:

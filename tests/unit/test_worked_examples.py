@@ -45,7 +45,6 @@ EXEMPT = {
     "read_adapter": "weights between files and a model",
     "save_adapter": "weights between files and a model",
     "sources": "chooses weights by name",
-    "write_adapter": "weights between files and a model",
     "exact_weight": "needs DeepSpeed's engine",
     "moments": "needs DeepSpeed's engine",
     "update_critic": "trains a critic; its arithmetic is `value_loss`",

@@ -15,19 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from reasoner.config import LoraConfig
-from reasoner.learning.adapter import (
-    adapter_names,
-    merge,
-    only_adapter,
-    read_adapter,
-    save_adapter,
-    sources,
-    write_adapter,
-)
+from reasoner.learning.adapter import adapter_names, only_adapter, read_adapter, save_adapter, sources
 from reasoner.learning.model.quantization import is_quantized
 from reasoner.models.checkpoint_names import CheckpointNames
 from reasoner.models.files import ModelFiles, write_model
-from reasoner.models.tensor_files import check_room, read_files, read_tensors, write_weights
+from reasoner.models.tensor_files import check_room, merge, read_files, read_tensors, write_adapter, write_weights
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 Fetch = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...] | None]
@@ -64,8 +56,8 @@ class ModelWeights:
         self._trained_dtype = torch.float64 if dtype == "float64" else torch.float32
         self._adapter_alone = lora is not None and (lora.handover == "adapter" or lora.quantization is not None)
         """Whether samplers get the adapter and nothing else."""
-        sizes = [value.numel() for value in self.checkpointed().values()] if self._adapter_alone else names.sizes
-        self._published_bytes = sum(sizes) * self._published_dtype.itemsize
+        alone = sum(value.nbytes for value in self.checkpointed().values())
+        self._published_bytes = alone if self._adapter_alone else sum(names.sizes) * self._published_dtype.itemsize
 
     def tensors(self, fetch: Fetch | None = None, *, exact: bool = False) -> Iterator[tuple[str, Tensor]]:
         """All weights of the plain model under the names that they have in its folder, a few at a time.
@@ -100,7 +92,8 @@ class ModelWeights:
         return reader([tensors[source] for source in reader.sources])[name]
 
     def published(self, fetch: Fetch | None = None) -> Iterator[tuple[str, Tensor]]:
-        """The weights that samplers load: those of the plain model, or of the adapter alone.
+        """The weights that samplers load: those of the plain model, or of the adapter alone, which is not rounded: who
+        gets it may add it to the model as `tensors` does.
 
         Args:
             fetch: as in `tensors`.
@@ -112,7 +105,7 @@ class ModelWeights:
         for name, value in self.checkpointed().items():
             parts = fetch((value,)) if fetch else (value,)
             if parts is not None:
-                yield names[name], self._merged(parts, self._published_dtype)
+                yield names[name], parts[0].detach()
 
     def publish(self, folder: Path, weights: Iterable[tuple[str, Tensor]] | None = None) -> str:
         """Write what a sampler loads, a few weights at a time; returns its checksum.
@@ -182,5 +175,6 @@ class ModelWeights:
         weight, *adapter = (part.detach() for part in parts)
         if adapter:
             assert self._lora is not None
-            weight = merge(weight.to(adapter[0].device), adapter[0], adapter[1], self._lora)
+            scale = self._lora.alpha / self._lora.rank
+            weight = merge(weight.to(adapter[0].device), adapter[0], adapter[1], scale)
         return weight.to(dtype)

@@ -188,7 +188,7 @@ def _keeps_weights_asleep(config: Config, engine: str) -> bool:
     is an adapter alone. None sleeps that samples during the update."""
     if config.sampling.lookahead or not engine:
         return False
-    return engine == "hf" or (config.lora is not None and not merge_reason(config, engine, "cuda"))
+    return engine == "hf" or (engine == "vllm" and config.lora is not None and not merge_reason(config, engine, "cuda"))
 
 
 def _published(config: Config, model: ModelSize, engine: str, device: str, *, copied: bool) -> tuple[Parts, Parts]:

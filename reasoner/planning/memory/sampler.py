@@ -48,7 +48,8 @@ def hf_cache_bytes(config: Config, model: ModelSize, device: str) -> float:
 
 
 def published_bytes(config: Config, model: ModelSize, engine: str, device: str) -> float:
-    """The file that samplers load: all weights, or the adapter alone."""
+    """The file that samplers load: all weights, or the adapter alone, in the number format in which it is trained."""
     whole = config.lora is None or merge_reason(config, engine, device)
-    numbers = model.parameters if whole else model.adapter
-    return float(numbers * WIDTH[config.model.dtype])
+    if whole:
+        return float(model.parameters * WIDTH[config.model.dtype])
+    return float(model.adapter * (4 if config.learner == "torch" else WIDTH[config.model.dtype]))

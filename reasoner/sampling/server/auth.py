@@ -29,13 +29,13 @@ KEY = "VLLM_API_KEY"
 """environment variable: vLLM's own, read by server and run"""
 BOUND = "REASONER_SERVE_HOST"
 """environment variable: the address that `reasoner serve` was told to listen on"""
-METHODS = ("describe", "seed_sampling", "take_adapter", "take_weights")
+METHODS = ("describe", "merge_adapter", "seed_sampling", "take_weights")
 """of the workers, which a run calls (`vllm_worker.WorkerExtension`)"""
 MAX_CALL = 2**20
 """bytes of a request to call one of them"""
 PULL = "/pull_weights"
 """route: the body is a `PullOrder`, the answer says in which folder of the server's machine the files are"""
-_TAKING = ("take_adapter", "take_weights")
+_TAKING = ("merge_adapter", "take_weights")
 _IN_USE = "another run uses it: its engine is taking weights; give every run servers of its own"
 _OPEN = ("/health",)
 _CALL = "/collective_rpc"
@@ -62,7 +62,7 @@ class Guard:
 
     Of the workers' methods only a run's own can be called: some of the others end the engine, or never answer.
 
-    Weights are pulled before the engine hears of them. They are removed once `take_weights` or `take_adapter` of them
+    Weights are pulled before the engine hears of them. They are removed once `take_weights` or `merge_adapter` of them
     is answered, when the same run has others pulled, when nobody has taken them for long, and with the process. While
     the engine takes weights, others are refused: it would read what is being removed, or mix two runs' weights.
     """

@@ -124,6 +124,8 @@ class Description(BaseModel):
     logprobs_mode: str
     generation_config: str
     reads_folder: bool
+    base: str = ""
+    """checksum of the weights in the folder of its model; empty: it was not asked"""
 
 
 class _Descriptions(BaseModel):
@@ -173,8 +175,12 @@ class Server:
         """End its connections."""
         await self._http.aclose()
 
-    async def describe(self, folder: Path) -> Description:
-        """What it is; `folder`: one that it is asked whether it can read.
+    async def describe(self, folder: Path, *, with_base: bool = False) -> Description:
+        """What it is.
+
+        Args:
+            folder: one that it is asked whether it can read.
+            with_base: ask for the checksum of the weights in its model's folder too, all of which it reads for that.
 
         Raises:
             ServerError: it does not answer as `reasoner serve` does.
@@ -182,7 +188,8 @@ class Server:
         async for attempt in _attempts():
             with attempt:
                 await self._check_route()
-                described = await self._rpc("describe", [str(folder)], SHORT_S, _Descriptions)
+                seconds = LOAD_S if with_base else SHORT_S
+                described = await self._rpc("describe", [str(folder), with_base], seconds, _Descriptions)
         self.seeds_requests = described.results[0].device == "cuda"
         return described.results[0]
 
@@ -293,7 +300,7 @@ class Server:
             raise ServerError(f"did not pull the weights: {redact_start(answer.text, _SHOWN)}")
         return Path(_parse(_require_success(answer), _PulledFolder).folder)
 
-    async def take(self, folder: Path, name: str, seed: int, *, keep: bool = False) -> tuple[str, int]:
+    async def take(self, folder: Path, name: str, seed: int, *, keep: bool = False, base: str = "") -> tuple[str, int]:
         """Load the weights in `folder`, call them `name`, and forget what the old ones computed.
 
         Its weights have another name from the first moment on: whatever goes wrong, they are never taken for those.
@@ -301,6 +308,7 @@ class Server:
         Args:
             seed: of what is sampled from now on.
             keep: it is paused, and goes on with what runs when it is resumed; otherwise what runs is ended.
+            base: in `folder` is an adapter, to be added to the weights with this checksum in the server's own folder.
 
         Returns:
             checksum and number of tensors of what it read.
@@ -311,7 +319,8 @@ class Server:
         if not keep:
             await self._post("/pause?mode=abort", {}, LOAD_S)
         await self._post("/update_weight_version", {"new_version": f"{name}, loading"}, SHORT_S)
-        receipts = set((await self._rpc("take_weights", [str(folder)], LOAD_S, _Receipts)).results)
+        method, arguments = ("merge_adapter", [str(folder), base]) if base else ("take_weights", [str(folder)])
+        receipts = set((await self._rpc(method, arguments, LOAD_S, _Receipts)).results)
         if len(receipts) != 1:
             raise ServerError(f"its workers read different weights: {sorted(receipts)}")
         running = "?reset_running_requests=true" if keep else ""

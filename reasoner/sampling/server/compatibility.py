@@ -41,6 +41,8 @@ class ServerRequirements:
     """where `dtype` comes from"""
     of: Literal["run", "teacher"] = "run"
     """whose model it holds"""
+    base: str = ""
+    """checksum of the weights beside which it gets an adapter; empty: it gets whole weights"""
 
     @classmethod
     def by(cls, config: Config, folder: Path | None, max_model_len: int, typed: str) -> ServerRequirements:
@@ -114,6 +116,10 @@ class ServerRequirements:
             "both see under the same path, or leave it out, and they are pulled over HTTP": (
                 self.weights_folder is not None and not self.may_pull and not description.reads_folder
             ),
+            "was started with other weights than those beside which the run trains its adapter, and would add it to "
+            "them: start it with the run's model, or set lora.handover = 'merged', which sends all weights": (
+                self.base not in ("", description.base)
+            ),
         }
         return [what for what, is_so in wrong.items() if is_so]
 
@@ -159,7 +165,8 @@ async def describe(
             f"sampling.weights_folder = {str(wanted.weights_folder)!r} cannot be written: {error.strerror}"
         ) from error
     with probe as folder:
-        answers = await asyncio.gather(*(server.describe(folder) for server in servers), return_exceptions=True)
+        questions = (server.describe(folder, with_base=bool(wanted.base)) for server in servers)
+        answers = await asyncio.gather(*questions, return_exceptions=True)
     pulls = await _try_pull(wanted.pulling(*_described(servers, answers))) if try_pull else {}
     descriptions: list[Description] = []
     for server, answer in zip(servers, answers, strict=True):

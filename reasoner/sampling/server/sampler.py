@@ -111,6 +111,7 @@ class ServerSampler:
         self.max_model_len = wanted.max_model_len
         self.independent_sequences = 0  # all ranks have the same servers, which take from what all of them ask for
         self._seed, self._say, self._ranks, self._patience_s = seed, say, ranks, patience_s
+        self._base = wanted.base
         self._owner = ranks.broadcast(uuid.uuid4().hex[:12])
         self._version = -1
         self._out: dict[str, str] = {}
@@ -395,7 +396,7 @@ class ServerSampler:
         folder = pulled.folders.get(server.url, folder)
         keep = self._is_paused and server.url not in self._out
         seed = self._seed_of(self._servers.index(server), pulled.version)
-        return await server.take(folder, self._name(pulled.version), seed, keep=keep)
+        return await server.take(folder, self._name(pulled.version), seed, keep=keep, base=self._base)
 
     def _lose(self, url: str, reason: str, lost: str = "") -> None:
         """

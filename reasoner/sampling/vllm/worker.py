@@ -20,7 +20,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 from vllm.platforms import current_platform
 
 from reasoner.errors import SamplerError
-from reasoner.models.tensor_files import Digest, read_weights
+from reasoner.models.tensor_files import Digest, checksum_of_model, merged_weights, read_weights
 from reasoner.sampling.vllm.buckets import DeviceDigest, SharedBuffer, device_sum, open_cuda, received_weights
 from reasoner.sampling.vllm.messages import MERGED_ADVICE, SHAPE
 
@@ -38,6 +38,8 @@ class WorkerExtension:
     _resident: tuple[str, list[int]] | None = None
     """checksum of the weights that were published last, and of each of vLLM's own tensors then"""
     _mapped: tuple[SharedBuffer, torch.Tensor] | None = None
+    _base: str | None = None
+    """checksum of the weights in the model's folder, once it was asked for"""
 
     def seed_sampling(self, seed: int) -> None:
         """Seed what all requests without a seed of their own draw from: on a CPU that is torch's generator; on CUDA
@@ -52,6 +54,28 @@ class WorkerExtension:
         self._reload(read_weights(Path(folder), digest))
         self._check_resident(digest.checksum)
         return digest.checksum, digest.tensors
+
+    def merge_adapter(self, folder: str, base: str) -> tuple[str, int]:
+        """Load the weights of the model that this engine was started with, from its folder, with the adapter in
+        `folder` added to them; returns checksum and number of the adapter's tensors.
+
+        The sum is made anew each time: nothing is left of what was loaded before, be it another version, another run's
+        adapter or weights of another model, and nothing adds up.
+
+        Args:
+            base: checksum of the weights that the adapter was trained beside.
+
+        Raises:
+            SamplerError: the engine was started with others.
+            DataError: the model has no weights where the adapter is.
+        """
+        config, read = self.vllm_config.model_config, (Digest(), Digest())
+        device = current_platform.device_type
+        self._reload(merged_weights(Path(config.model), Path(folder), config.dtype, device, read))
+        if read[0].checksum != base:
+            raise SamplerError(f"{config.model} holds other weights than the adapter was trained beside")
+        self._check_resident(read[1].checksum)
+        return read[1].checksum, read[1].tensors
 
     def take_buckets(self, address: str, is_trial: bool) -> tuple[str, int]:
         """Load the weights that the learner sends over the socket at `address` and puts into a buffer on this worker's
@@ -122,12 +146,15 @@ class WorkerExtension:
             method.moe_kernel = None
         return packed
 
-    def describe(self, folder: str) -> dict[str, Any]:
+    def describe(self, folder: str, with_base: bool = False) -> dict[str, Any]:
         """What this engine is, for a run that wants to sample with it.
 
         Args:
             folder: one that it is asked whether it can read.
+            with_base: say the checksum of the weights in the folder of its model too, which reads them once.
         """
+        if with_base and self._base is None:
+            self._base = checksum_of_model(Path(self.vllm_config.model_config.model))
         model = self.vllm_config.model_config
         return {
             "vllm": vllm.__version__,
@@ -139,6 +166,7 @@ class WorkerExtension:
             "logprobs_mode": str(model.logprobs_mode),
             "generation_config": model.generation_config,
             "reads_folder": os.access(folder, os.R_OK),
+            "base": self._base or "",
         }
 
     def unwrap_output_layer(self) -> None:
