@@ -80,6 +80,7 @@ EXPERTS = "mixtral"
 """folder of that model, beside the other"""
 LORA = LoraConfig(rank=4, alpha=8.0, targets=["all-linear"])
 QLORA = LORA.model_copy(update={"quantization": "nf4"})
+_initialize = _deepspeed("cpu").initialize
 COUNTS = ("one", "two", "three", "four")
 """numbers of ranks, by the names of their folders"""
 ON_ONE_RANK = ("zero-1", "zero-2-offload", "zero-3", "zero-2-offload-bfloat16")
@@ -263,7 +264,6 @@ def teacher_of(model: Path, ranks: Ranks) -> TorchPolicy:
 
 def main(model: Path, output: Path) -> None:
     """All ranks at once; ends with an error if one of them does."""
-    _deepspeed("cpu")
     TorchLearner(model, device="cpu", dtype="float32", config=learning(), total_steps=1)  # what transformers imports
     gc.collect()
     pids = []
@@ -297,9 +297,18 @@ def fork_rank(model: Path, output: Path, index: int, count: int, port: int) -> i
     return pid
 
 
+def initialize(model: torch.nn.Module, config: dict[str, Any], **others: Any) -> Any:
+    """`deepspeed.initialize`, which moves what is whole to the GPU: under ZeRO 3 nothing is, but what computes with it
+    is there."""
+    if config["zero_optimization"]["stage"] == 3:
+        assert not any(parameter.numel() for parameter in model.parameters())
+        assert {buffer.device.type for buffer in model.buffers()} == {"cpu"}
+    return _initialize(model=model, config=config, **others)
+
+
 def rank(model: Path, output: Path) -> None:
     """Every spread, one after the other."""
-    with open_ranks("cpu") as ranks:
+    with open_ranks("cpu") as ranks, patch("deepspeed.initialize", initialize):
         pairs = ranks if ranks.count % 2 else in_rows(ranks, 2)
         if ranks.count > 1:
             train_critic(model, ranks, output / f"rank-{ranks.index}")
