@@ -21,7 +21,7 @@ from torch import Tensor
 
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.distributed.remote_tokens import fetch
-from reasoner.distributed.sharding import rows_by_group, share_of
+from reasoner.distributed.sharding import Selection
 from reasoner.gro.diagnostics import Diagnostics
 from reasoner.gro.inputs import ObjectiveInputs
 from reasoner.gro.objective import TermPlan, credit_of, plan, weigh
@@ -275,11 +275,10 @@ class Objective:
         groups = [scored.group for scored in self.batch.groups]
         pairs_P2 = torch.cat([plan.pairs_P2 for plan in self.plans if plan.term.evidence.unit == "pair"] or [_NO_PAIRS])
         unit_ids = units(len(self.batch.responses), pairs_P2)
-        share = share_of(rows_by_group(groups, self.rows, unit_ids), ranks)
-        _fetch_sampler_logprobs(self.inputs, self.batch, [row for part in share for row in part.rows], ranks)
-        return learner.accumulate(
-            groups, self, self.batch.temperature, rows=self.rows, unit_ids=unit_ids, entropy=self.needs_entropy
-        )
+        selection = Selection.of(groups, self.rows, unit_ids, ranks)
+        own = [row for part in selection.share for row in part.rows]
+        _fetch_sampler_logprobs(self.inputs, self.batch, own, ranks)
+        return learner.accumulate(groups, self, self.batch.temperature, selection=selection, entropy=self.needs_entropy)
 
     def join(self, ranks: Ranks) -> None:
         """Combine the diagnostics of all ranks, each of which weighed its share of the mini-batch."""
