@@ -22,7 +22,8 @@ from reasoner.gro.spec.presets import PRESETS
 from reasoner.io.token_array import RemoteArray, TokenArray
 from reasoner.records import Batch, Component, Group, Problem, Response, ScoredGroup, ToolCall, Turn
 from reasoner.scoring.sharded import ShardedScorer
-from reasoner.training.update import ActiveTerm, Objective, Prepared, padded
+from reasoner.training.objective_inputs import padded
+from reasoner.training.update import ActiveTerm, Objective, Prepared
 from tests.unit.test_sharded_sampler import on_ranks
 
 RESPONSES = 3
