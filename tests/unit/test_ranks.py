@@ -117,9 +117,10 @@ def test_a_difference_is_named_with_the_rank() -> None:
 def test_ranks_are_those_of_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launched() == ALONE
     launcher = {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "GROUP_RANK": "1", "GROUP_WORLD_SIZE": "2"}
+    launcher["LOCAL_WORLD_SIZE"] = "8"
     for name, value in launcher.items():
         monkeypatch.setenv(name, value)
-    assert launched() == Ranks(9, 16, 1, 1, 2)
+    assert launched() == Ranks(9, 16, 1, 1, 2, 8)
     assert not launched().first
     assert not launched().leads_node
 

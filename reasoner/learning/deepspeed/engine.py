@@ -97,7 +97,7 @@ class DeepspeedLearner:
         """
         settings = deepspeed_settings(config, dtype, device)
         deepspeed = _deepspeed(device)
-        at_first = "cpu" if config.deepspeed.zero_stage == 3 else device  # 3 has no GPU hold all of it
+        at_first = "cpu" if config.deepspeed.zero_stage == 3 else device  # 3 has no GPU hold all of it (`_shard`)
         options = replace(
             ModelOptions.of(config, at_first, dtype, trust_remote_code=trust_remote_code),
             autocast=False,
@@ -367,8 +367,22 @@ def _initialize(deepspeed: Any, module: nn.Module, config: LearningConfig, setti
         optimizer.limit = config.max_grad_norm
         settings = settings | {"gradient_clipping": 0.0}
     with _quiet():
+        if config.deepspeed.zero_stage == 3:
+            _shard(deepspeed, module, settings)
         engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)
     return engine
+
+
+def _shard(deepspeed: Any, module: nn.Module, settings: dict[str, Any]) -> None:
+    """Spread the parameters of a module over the ranks, one after the other: `deepspeed.initialize` itself would move
+    the whole module to the GPU first."""
+    dtype = torch.bfloat16 if settings["bf16"]["enabled"] else torch.float32
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
+    deepspeed.zero.Init(module, config_dict_or_path=settings, dtype=dtype)
+    device = deepspeed.get_accelerator().current_device_name()
+    for buffer in module.buffers():
+        buffer.data = buffer.data.to(device)
 
 
 class _PlainAdamW(torch.optim.AdamW):
