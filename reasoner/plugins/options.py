@@ -8,14 +8,62 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from itertools import pairwise
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from reasoner.errors import ConfigError, nearest
+from reasoner.errors import ConfigError, ReasonerError, UserError, nearest
 
 ARGS = re.compile(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", flags=re.MULTILINE)
 """the section of a docstring that says what each parameter means"""
+
+
+class Configurable:
+    """What a plugin declares with options and a preflight: a reward source, a tool or an environment."""
+
+    __slots__ = ()
+    kind: ClassVar[str]
+    """what messages call it, before its name"""
+    name: str
+    options: type[BaseModel]
+    preflight: Callable[[Any], str] | None
+
+    def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The complete options, defaults filled in.
+
+        Raises:
+            ConfigError: an unknown option or a value of the wrong type.
+        """
+        return check_options(f"{self.kind} {self.name!r}", self.options, options)
+
+    def checked_model(self, options: Mapping[str, Any]) -> BaseModel:
+        """The complete options as the model; raises as `check_options`."""
+        return self.options.model_validate(self.check_options(options))
+
+    def ready(self, options: Mapping[str, Any]) -> str:
+        """What the preflight says of this machine, in one line; empty: there is none.
+
+        Raises:
+            UserError: something that a call will need is not there; it says what to install or set.
+        """
+        if self.preflight is None:
+            return ""
+        model = self.checked_model(options)
+        try:
+            line = self.preflight(model)
+            if not isinstance(line, str) or len(line.splitlines()) != 1:
+                raise TypeError(f"it must return one line of text, got {line!r}")
+        except ReasonerError as error:
+            raise UserError(f"{self.kind} {self.name!r} cannot work here: {error}") from error
+        except Exception as error:
+            raise UserError(f"{self.kind} {self.name!r}: preflight failed: {type(error).__name__}: {error}") from error
+        return line
+
+
+def check_seconds(owner: str, timeout_s: float) -> None:
+    """Raise ValueError for seconds that are none."""
+    if not isinstance(timeout_s, int | float) or not timeout_s > 0:
+        raise ValueError(f"{owner}: timeout_s must be above 0 seconds, got {timeout_s!r}")
 
 
 def check_options(owner: str, model: type[BaseModel], options: Mapping[str, Any]) -> dict[str, Any]:
