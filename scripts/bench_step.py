@@ -224,7 +224,7 @@ def compare(rounds: int, trl_python: Path, model: Path, work: Path) -> dict[tupl
 
 def report(results: dict[tuple[str, Case], list[Measured]]) -> Table:
     """Median and range over the rounds; a ratio is taken within a round."""
-    table = Table("case", "", "ours", "TRL", "ours / TRL", title="median [lowest, highest]")
+    table = Table("case", "", "ours", "TRL", "ours / TRL", title="median \\[lowest, highest]")
     for case in CASES:
         own_results, trl = results["ours", case], results["trl", case]
         for label, unit, value in (

@@ -10,8 +10,8 @@ A training that ran out of time goes on in its folder below `work`.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,10 @@ from reasoner.runs.folder import read_evaluations
 from reasoner.runs.resuming.resume import Resume
 from reasoner.runs.resuming.rules import load_resumed
 from reasoner.training.build import open_trainer
-from scripts.validation_results import Training
+from reasoner_tasks.word_problems import word_problems
+from scripts.validation_results import Training, fingerprint
 
 TASKS = Path(__file__).resolve().parents[1] / "tasks" / "reasoner_tasks"
-PROBLEMS = (TASKS / "math-gsm8k.toml", TASKS / "word_problems.py", TASKS / "word_frames.py")
 SOLUTION = r"{{ message }}\n\nA reference solution, to learn from and not to mention:\n\n{{ solution }}"
 COMMON = ("run.keep_best=0",)
 DEMOS = (
@@ -96,10 +96,11 @@ class Embedded:
     seeds: int = 3
 
     def setting(self, method: str) -> str:
-        """A hash of the task, its problems and the method's settings, wherever names are imported from."""
-        lines = [line for path in PROBLEMS for line in path.read_text(encoding="utf-8").splitlines()]
-        text = "\n".join(line for line in lines if not line.startswith(("from ", "import ")))
-        return hashlib.sha256((text + repr((COMMON, RECIPES.get(method)))).encode()).hexdigest()[:12]
+        """A hash of the task, its problems and the method's settings."""
+        task = tomllib.loads((TASKS / "math-gsm8k.toml").read_text(encoding="utf-8"))
+        laptop = task.pop("profiles")["laptop"]
+        problems = [list(word_problems(128, seed, levels=[1], frames="all")) for seed in (1, 2)]
+        return fingerprint([task, laptop, problems, COMMON, RECIPES.get(method)])
 
     def train(self, method: str, seed: int, steps: int, work: Path, max_hours: float | None) -> Training:
         """A training, or what is left of it."""

@@ -22,10 +22,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import io
 import tempfile
 import time
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,8 +46,9 @@ from reasoner.monitoring.format import duration
 from reasoner.pipeline import train
 from reasoner.runs.folder import read_evaluations
 from reasoner.training.build import open_trainer
+from scripts.digits import digits
 from scripts.validate_embedded import Embedded, on_online_groups
-from scripts.validation_results import Training, add, read, write_plot, write_table
+from scripts.validation_results import Training, add, fingerprint, read, write_plot, write_table
 
 ROOT = Path(__file__).resolve().parents[1]
 STARTED = time.perf_counter()
@@ -166,13 +167,10 @@ class Digits:
 
 
 def setting() -> str:
-    """What every result depends on beside method, seed and steps. Where a name is imported from does not count: modules
-    move, and the results stay."""
-    plugin = [
-        line for line in PLUGIN.read_text(encoding="utf-8").splitlines() if not line.startswith(("from ", "import "))
-    ]
-    text = TASK.read_text(encoding="utf-8") + "\n".join(plugin) + repr((WARM_UP, TEMPLATE))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    """What every result depends on beside method, seed and steps."""
+    task = tomllib.loads(TASK.read_text(encoding="utf-8"))
+    problems = [list(digits(100, 1, part=part, wrong=wrong)) for part in ("train", "eval") for wrong in (0.0, 0.8)]
+    return fingerprint([task, problems, WARM_UP, TEMPLATE])
 
 
 def start(work: Path, seed: int) -> tuple[Path, float]:

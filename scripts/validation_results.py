@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import matplotlib.pyplot as plt
 from scipy.stats import t as student
@@ -21,13 +23,18 @@ class Training:
     seed: int
     steps: int
     setting: str
-    """hash of the task and what belongs to it: results of different settings are not mixed"""
+    """hash of the task and what belongs to it: the results of two settings are never in one table"""
     before: float
     """share of right answers on held-out problems"""
     after: float
     rewards: tuple[float, ...]
     """mean reward of every step; empty without fresh responses"""
     seconds: float
+
+
+def fingerprint(values: Sequence[Any]) -> str:
+    """A hash of what results depend on: of settings and of the problems themselves, not of the text of the code."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def read(file: Path) -> list[Training]:

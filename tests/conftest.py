@@ -5,15 +5,26 @@ from __future__ import annotations
 import gc
 import importlib.util
 import sys
+from collections.abc import Generator
 
 import pytest
 from hypothesis import settings
 
 from reasoner.__main__ import main
-from tests.command import Cli, Outcome
+from tests.command import COMMAND, Cli, Outcome
 
 settings.register_profile("untimed", deadline=None)  # a machine that is busy is no failure
 settings.load_profile("untimed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported and collected is no garbage: none is looked for."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,6 +49,7 @@ def pytest_sessionfinish() -> None:
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Runs `reasoner ARGUMENTS` in this process, on a pipe 80 columns wide."""
+    monkeypatch.setattr("reasoner.__main__.app", COMMAND)
     monkeypatch.setenv("COLUMNS", "80")
     for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):
         monkeypatch.delenv(name, raising=False)

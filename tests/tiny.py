@@ -18,7 +18,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tiny_model(folder: Path, *, tied: bool = True, seed: int = 0) -> Path:
+def build_tiny_model(folder: Path, *, tied: bool = True, seed: int = 0, positions: int = 512) -> Path:
     """Save a random two-layer Llama (hidden 64, head size 32, 260 tokens) and its tokenizer in Hugging Face format.
 
     Two tokens end a response (`<|im_end|>`, `<|endoftext|>`). The weights are larger than usual at initialisation: the
@@ -34,7 +34,7 @@ def build_tiny_model(folder: Path, *, tied: bool = True, seed: int = 0) -> Path:
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=32,
-        max_position_embeddings=512,
+        max_position_embeddings=positions,
         tie_word_embeddings=tied,
         initializer_range=0.15,
         bos_token_id=None,

@@ -55,6 +55,8 @@ class Ranks:
     node: int = 0
     nodes: int = 1
     """The number of nodes."""
+    on_node: int = 0
+    """The number of ranks on this node; 0: there is one rank, or its launcher does not say."""
     group: Any = field(default=None, repr=False, compare=False)
     """The process group for values in host memory; None: there is one rank."""
     per_row: int = 1
@@ -205,7 +207,8 @@ def part_of(calls: int, ranks: Ranks, per_engine: int) -> int:
 
 
 def launched() -> Ranks:
-    """This process as its launcher (torchrun's protocol) numbered it; alone without one."""
+    """This process as its launcher (torchrun's protocol) numbered it; alone without one, and inside of `open_ranks`,
+    which hides the launcher."""
     values = {name: os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "GROUP_RANK")}
     return Ranks(
         int(values["RANK"]),
@@ -213,6 +216,7 @@ def launched() -> Ranks:
         int(values["LOCAL_RANK"]),
         int(values["GROUP_RANK"]),
         int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+        int(os.environ.get("LOCAL_WORLD_SIZE", "0")),
     )
 
 

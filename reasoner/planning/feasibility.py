@@ -16,11 +16,12 @@ from reasoner.planning.memory.tokens import longest_sequence
 from reasoner.processes.machine import Machine
 
 
-def refuse_impossible(estimate: RunEstimate, nodes: int = 1) -> None:
+def refuse_impossible(estimate: RunEstimate, nodes: int | None = None) -> None:
     """Refuse what cannot work with this model or on this machine.
 
     Args:
-        nodes: machines like this one.
+        nodes: machines like this one, on which ranks are to be started; None: they are started, and each sees the GPU
+            of its own alone.
 
     Raises:
         UserError: all that was found, a line each.
@@ -87,15 +88,15 @@ def _sampler_obstacles(config: Config, model: ModelSize) -> Iterator[str]:
         yield f"sampling.tensor_parallel = {gpus} {why}"
 
 
-def _rank_obstacles(config: Config, machine: Machine, nodes: int) -> Iterator[str]:
+def _rank_obstacles(config: Config, machine: Machine, nodes: int | None) -> Iterator[str]:
     ranks = config.run.ranks
     if config.online and config.learning.problems_per_step < ranks:
         yield (
             f"learning.problems_per_step = {config.learning.problems_per_step} with {ranks} ranks: some would have "
             f"nothing to sample; set learning.problems_per_step = {ranks} or more, or take fewer ranks"
         )
-    single_gpu = machine.device == "cuda" and not machine.planned and launched().count == 1
-    if single_gpu and ranks > machine.per_node * nodes:
+    here = machine.device == "cuda" and not machine.planned and launched().count == 1
+    if nodes is not None and here and ranks > machine.per_node * nodes:
         yield (
             f"run.ranks is {ranks}, and this machine has {machine.per_node} GPUs, one for each rank: take fewer, or "
             "start them on several nodes (docs/scaling.md)"

@@ -78,6 +78,8 @@ class Resources:
     """what ends a response beside the model's own end tokens"""
     turn_formats: Mapping[str, TurnFormat]
     """how tools and an environment speak with the policy, by task; a response to a problem of another is one turn"""
+    ranks_of_node: int
+    """as `Ranks.on_node`"""
 
     def identity(self) -> dict[str, str]:
         """Checksums of all that (see `checksums.identify`)."""
@@ -93,7 +95,7 @@ class Resources:
         """What training takes of memory and disk, and what is free here now."""
         policy, critic = ModelSize.of(self.folder, self.config.lora), ModelSize.of(self.critic_folder)
         teacher = ModelSize.of(self.teacher_folder) if self.config.loads_teacher else None
-        machine = this_machine(self.decisions.device)
+        machine = this_machine(self.decisions.device, self.ranks_of_node)
         return RunEstimate(self.config, policy, critic, machine, self.decisions.engine, teacher).decided
 
     @property
@@ -179,6 +181,7 @@ def load_resources(
         streams={source: _stream(config, source, offline) for source, offline in data.offline.items()},
         turn_end=renderer.turn_end(),
         turn_formats=turn_formats,
+        ranks_of_node=ranks.on_node,
     )
 
 

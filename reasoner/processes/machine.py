@@ -42,15 +42,18 @@ class Machine:
         return min(wanted, self.per_node or wanted)
 
 
-def this_machine(device: Literal["cpu", "cuda"]) -> Machine:
-    """What is free here now."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # a rank sees no GPU but its own
+def this_machine(device: Literal["cpu", "cuda"], ranks: int = 0) -> Machine:
+    """What is free here now.
+
+    Args:
+        ranks: of this node, where this process is one of several, which sees no GPU but its own; 0: it is alone.
+    """
     if device == "cpu":
-        return Machine("cpu", free_memory("cpu"), per_node=local)
+        return Machine("cpu", free_memory("cpu"), per_node=ranks)
     import torch
 
     total = float(torch.cuda.mem_get_info()[1])
-    return Machine("cuda", free_memory("cuda"), total, local or torch.cuda.device_count())
+    return Machine("cuda", free_memory("cuda"), total, ranks or torch.cuda.device_count())
 
 
 def planned_machine(gpu_gib: float, gpus: int) -> Machine:

@@ -71,4 +71,5 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 @cache
 def _packages() -> frozenset[tuple[str, str]]:
-    return frozenset((distribution.name, distribution.version) for distribution in importlib.metadata.distributions())
+    read = (distribution.metadata for distribution in importlib.metadata.distributions())  # parsed at every access
+    return frozenset((metadata["Name"], metadata["Version"]) for metadata in read)

@@ -12,8 +12,10 @@ import pytest
 
 import reasoner
 from reasoner.loading import load_config
+from reasoner.models.embedded import embedded_target
 from tests.made_up import made_up_run
 from tests.notebook import Cells, sources
+from tests.tiny import build_tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
@@ -87,10 +89,12 @@ def test_the_notebook_is_kept_without_outputs() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the embedded model, from the first cell to the last."""
+    """From the first cell to the last, with a tiny model in the cache in the place of the embedded one, with which
+    `test_trajectories` trains."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    build_tiny_model(embedded_target("smollm2-135m-instruct"), positions=1024)
     cells = Cells()
     shown: list[Any] = [cells.run(source) for source in sources(NOTEBOOK)]
     assert "step 2/2" in capsys.readouterr().out

@@ -48,13 +48,6 @@ def commands() -> list[tuple[list[str], str | None]]:
     return found
 
 
-def tiny_model(folder: Path) -> Path:
-    """A tiny model with room for prompts with examples."""
-    config = build_tiny_model(folder) / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 4096}))
-    return folder
-
-
 def test_the_page_trains_evaluates_and_makes_a_tool() -> None:
     names = [" ".join(words[1:3]) for words, _ in commands()]
     assert list(FILES) == ["shop.py", "shop.toml"]
@@ -78,7 +71,7 @@ def test_every_command_of_the_page_works(tmp_path: Path, cli: Cli, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     for name, text in FILES.items():
         Path(name).write_text(text)
-    model = tiny_model(tmp_path / "tiny")
+    model = build_tiny_model(tmp_path / "tiny", positions=4096)  # prompts have examples
     Path("small.toml").write_text(f'model.path = "{model}"\n{SMALL}')
     trained = ""
     for words, printed in commands():

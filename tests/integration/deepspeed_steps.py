@@ -1,4 +1,5 @@
-"""The ranks of `test_deepspeed.py`, one, two and three: the same steps with every way of spreading the learner.
+"""The ranks of `test_deepspeed.py`, one, two and three: the same steps with every way of spreading the learner. And
+the torch engine on a device beside the CPU (`tests.second_device`).
 
     python -m tests.integration.deepspeed_steps MODEL OUTPUT
 
@@ -44,6 +45,7 @@ from reasoner.models.tensor_files import read_files
 from reasoner.records import Batch, Group, ScoredGroup
 from reasoner.training.update import ActiveTerm, update
 from tests.ragged import made_up_routes, ragged_groups, with_routes
+from tests.second_device import second_device
 
 SPREADS: dict[str, tuple[Dtype, dict[str, Any]]] = {
     "zero-0": ("float32", {"zero_stage": 0}),
@@ -80,6 +82,13 @@ EXPERTS = "mixtral"
 """folder of that model, beside the other"""
 LORA = LoraConfig(rank=4, alpha=8.0, targets=["all-linear"])
 QLORA = LORA.model_copy(update={"quantization": "nf4"})
+ON_SECOND_DEVICE: dict[str, tuple[Dtype, dict[str, Any]]] = {
+    "float32": ("float32", {}),
+    "bfloat16": ("bfloat16", {"gradient_checkpointing": True, "offload_activations": True, "mlp_tile": TILE}),
+    "lora": ("float32", {"packing": "padded"}),
+    "experts": ("float32", {"router_loss": 0.5, "routing_replay": True}),
+}
+"""settings of the torch engine there, by what it does on the CPU"""
 COUNTS = ("one", "two", "three", "four")
 """numbers of ranks, by the names of their folders"""
 ON_ONE_RANK = ("zero-1", "zero-2-offload", "zero-3", "zero-2-offload-bfloat16")
@@ -131,7 +140,7 @@ def nothing(rows: Sequence[int], logprobs_RT: Tensor, _: Tensor | None = None) -
 def poisoned(rows: Sequence[int], logprobs_RT: Tensor, _: Tensor | None = None) -> Weights:
     """One response with a weight that is no number."""
     weights_RT = torch.ones_like(logprobs_RT)
-    weights_RT[[row == 7 for row in rows]] = torch.nan
+    weights_RT[torch.tensor([row == 7 for row in rows])] = torch.nan
     return Weights(weights_RT)
 
 
@@ -269,7 +278,8 @@ def main(model: Path, output: Path) -> None:
     pids = []
     for count, name in enumerate(COUNTS, 1):
         port = free_port()
-        pids += [fork_rank(model, output / name, index, count, port) for index in range(count)]
+        pids += [fork(partial(start_rank, model, output / name, index, count, port)) for index in range(count)]
+    pids.append(fork(partial(train_on_second_device, model, output / "second")))
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     sys.exit(any(codes))
 
@@ -279,16 +289,13 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def fork_rank(model: Path, output: Path, index: int, count: int, port: int) -> int:
-    """Start a rank as a launcher would describe it; its process id."""
+def fork(work: Callable[[], None]) -> int:
+    """Have a process do it; its id."""
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            if count > 1:
-                os.environ |= {"RANK": str(index), "LOCAL_RANK": str(index), "WORLD_SIZE": str(count)}
-                os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            rank(model, output)
+            work()
             code = 0
         except BaseException:
             traceback.print_exc()
@@ -297,9 +304,54 @@ def fork_rank(model: Path, output: Path, index: int, count: int, port: int) -> i
     return pid
 
 
+def start_rank(model: Path, output: Path, index: int, count: int, port: int) -> None:
+    """Be a rank, as a launcher would describe it."""
+    if count > 1:
+        os.environ |= {"RANK": str(index), "LOCAL_RANK": str(index), "WORLD_SIZE": str(count)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    rank(model, output)
+
+
+def train_on_second_device(model: Path, output: Path) -> None:
+    """The steps of the torch engine, and of a critic."""
+    with second_device() as device:
+        for name, (dtype, more) in ON_SECOND_DEVICE.items():
+            start = partial(
+                TorchLearner,
+                model.with_name(EXPERTS) if name == "experts" else model,
+                device=device,
+                dtype=dtype,
+                config=learning(**more),
+                total_steps=5,
+                lora=LORA if name == "lora" else None,
+            )
+            learner = start()
+            record(learner, partial(torch_moments, learner), output / "rank-0", name)
+            go_on(learner, lambda at, start=start: start(checkpoint=at), ALONE, output, name)  # type: ignore[misc]
+        train_critic(model, ALONE, output / "rank-0", device)
+
+
+def torch_moments(learner: TorchLearner) -> dict[str, Tensor]:
+    """As `first_moments`, of the torch engine."""
+    named = [(key, p) for key, p in learner.policy.model.named_parameters() if p.requires_grad]
+    state = learner._optimizer._adamw.state
+    return first_moments(named, lambda parameter: state[parameter]["exp_avg"])
+
+
+def initialize(original: Any, *, model: torch.nn.Module, config: dict[str, Any], **others: Any) -> Any:
+    """`deepspeed.initialize` (`original`), which moves what is whole to the GPU: under ZeRO 3 no weight is, and buffers
+    are there already."""
+    if config["zero_optimization"]["stage"] == 3:
+        assert not any(parameter.numel() for parameter in model.parameters())
+        assert {buffer.device.type for buffer in model.buffers()} == {"cpu"}
+    return original(model=model, config=config, **others)
+
+
 def rank(model: Path, output: Path) -> None:
     """Every spread, one after the other."""
-    with open_ranks("cpu") as ranks:
+    deepspeed = _deepspeed("cpu")
+    checked = partial(initialize, deepspeed.initialize)
+    with open_ranks("cpu") as ranks, patch.object(deepspeed, "initialize", checked):
         pairs = ranks if ranks.count % 2 else in_rows(ranks, 2)
         if ranks.count > 1:
             train_critic(model, ranks, output / f"rank-{ranks.index}")
@@ -359,11 +411,11 @@ def limits() -> set[timedelta]:
     return {group._get_backend(torch.device("cpu")).options._timeout for group in groups}
 
 
-def train_critic(model: Path, ranks: Ranks, folder: Path) -> None:
+def train_critic(model: Path, ranks: Ranks, folder: Path, device: str = "cpu") -> None:
     """Steps of a critic towards some returns, with one that cannot be made and one without any weight in between; what
     it did is in `folder`."""
     critic = TorchCritic(
-        model, device="cpu", dtype="float64", config=learning(), learning_rate=1e-2, total_steps=5, ranks=ranks
+        model, device=device, dtype="float64", config=learning(), learning_rate=1e-2, total_steps=5, ranks=ranks
     )
     reports = []
     made = [(groups, to_returns) for groups in BATCHES.values()]

@@ -1,4 +1,5 @@
-"""DeepSpeed against the torch engine, in real processes: the same gradient, the same steps, the same weights."""
+"""DeepSpeed against the torch engine, in real processes: the same gradient, the same steps, the same weights. And the
+torch engine on a device beside the CPU against itself."""
 
 from __future__ import annotations
 
@@ -32,17 +33,18 @@ from tests.integration.deepspeed_steps import (
     LORA,
     ON_FOUR_RANKS,
     ON_ONE_RANK,
+    ON_SECOND_DEVICE,
     ON_THREE_RANKS,
     QLORA,
     RESUMED,
     SPREADS,
     WHOLE,
-    first_moments,
     learn_of_teacher,
     learning,
     one_more,
     record,
     teacher_of,
+    torch_moments,
     train_critic,
 )
 from tests.tiny import build_tiny_model
@@ -87,9 +89,7 @@ def _renamed(model: Path) -> Path:
 def _torch(model: Path, dtype: Dtype, folder: Path, name: str, lora: LoraConfig | None = None) -> None:
     config = learning(router_loss=0.5 if name == "experts" else 0.0, routing_replay=name == "experts")
     learner = TorchLearner(model, device="cpu", dtype=dtype, config=config, total_steps=5, lora=lora)
-    named = [(key, p) for key, p in learner.policy.model.named_parameters() if p.requires_grad]
-    state = learner._optimizer._adamw.state
-    record(learner, lambda: first_moments(named, lambda parameter: state[parameter]["exp_avg"]), folder, name)
+    record(learner, lambda: torch_moments(learner), folder, name)
 
 
 def outcome(file: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
@@ -145,13 +145,15 @@ def largest_difference(got: list[list[list[float]]], expected: list[list[list[fl
     )
 
 
-@pytest.mark.parametrize(("ranks", "name"), cases("float32"))
+@pytest.mark.parametrize(
+    ("ranks", "name"), [*cases("float32"), *(("second", name) for name in ON_SECOND_DEVICE if name != "bfloat16")]
+)
 def test_deepspeed_makes_the_steps_of_the_torch_engine(outcomes: Path, ranks: str, name: str) -> None:
     expected = next((kind for kind in ("qlora", "lora", "experts") if kind in name), "float32")
     gradient, weights, facts = outcome(outcomes / "torch" / f"{expected}.safetensors")
     got_gradient, got_weights, got = outcome(outcomes / ranks / "rank-0" / f"{name}.safetensors")
     assert distance(got_gradient, gradient) < 1e-5
-    assert distance(got_weights, weights) < 1e-5
+    assert distance(got_weights, weights) < (3e-5 if "experts" in name else 1e-5)
     versions = 6 if expected == "experts" else 4  # routers learn also where no token weighs anything
     assert got["version"] == facts["version"] == versions
     for mine, expected in zip(got["reports"], facts["reports"], strict=True):
@@ -211,7 +213,15 @@ def test_a_critic_on_several_ranks_makes_the_steps_of_one(outcomes: Path, tmp_pa
     """Beside DeepSpeed's own process group; the same returns, the same gradient, the same weights and values."""
     train_critic(outcomes / "tiny", ALONE, tmp_path)
     expected, values, version = json.loads((tmp_path / "critic.json").read_text())
-    for rank in ("two/rank-0", "two/rank-1", "three/rank-0", "three/rank-2", "two/rank-1/rows", "four/rank-2/rows"):
+    for rank in (
+        "two/rank-0",
+        "two/rank-1",
+        "three/rank-0",
+        "three/rank-2",
+        "two/rank-1/rows",
+        "four/rank-2/rows",
+        "second/rank-0",
+    ):
         folder = outcomes / rank
         reports, got, done = json.loads((folder / "critic.json").read_text())
         assert (version, done) == (4, 4)
@@ -249,7 +259,7 @@ def test_a_teacher_on_several_ranks_gives_the_credit_and_the_steps_of_one(outcom
         assert distance(dict(read_files(published)), dict(read_files(tmp_path / "taught"))) < 1e-5
 
 
-@pytest.mark.parametrize(("ranks", "name"), cases("bfloat16"))
+@pytest.mark.parametrize(("ranks", "name"), [*cases("bfloat16"), ("second", "bfloat16")])
 def test_bfloat16_differs_from_float32_by_rounding(outcomes: Path, ranks: str, name: str) -> None:
     """Gradients are within the rounding of the forward pass, steps that must not be made are not."""
     gradient, weights, facts = outcome(outcomes / "torch" / "float32.safetensors")
@@ -263,12 +273,14 @@ def test_bfloat16_differs_from_float32_by_rounding(outcomes: Path, ranks: str, n
 
 @pytest.mark.parametrize(
     ("ranks", "name"),
-    [("two", name) for name in RESUMED] + [("one", name) for name in RESUMED if name in ON_ONE_RANK],
+    [("two", name) for name in RESUMED]
+    + [("one", name) for name in RESUMED if name in ON_ONE_RANK]
+    + [("second", name) for name in ON_SECOND_DEVICE],
 )
 def test_a_checkpoint_goes_on_with_the_same_bits(outcomes: Path, ranks: str, name: str) -> None:
     uninterrupted, resumed = json.loads((outcomes / ranks / "rank-0" / f"{name}-resumed.json").read_text())
     assert resumed == uninterrupted
-    assert resumed[0] == 5
+    assert resumed[0] in (5, 7)  # with experts routers learn also where no token weighs anything
 
 
 @pytest.mark.parametrize("name", ["zero-3", "lora-zero-3"])

@@ -19,8 +19,8 @@ from reasoner.planning.feasibility import refuse_impossible
 from reasoner.planning.memory.needs import TIGHT
 from reasoner.planning.memory.sampler import cache_token_bytes
 from reasoner.planning.memory.tokens import micro_batch_tokens
-from reasoner.processes.machine import GIB, Machine, planned_machine
-from reasoner.training.build import _with_recomputation
+from reasoner.processes.machine import GIB, Machine, planned_machine, this_machine
+from reasoner.training.build.run_base import _with_recomputation
 from tests.unit.test_sharded_sampler import on_ranks
 
 TRUNCATED = "gro.terms.grpo.correction.kind=truncate"
@@ -275,13 +275,25 @@ def test_a_machine_is_asked_for_its_gpus(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: False)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "Old GPU")
     with pytest.raises(UserError) as refused:
-        refuse_impossible(estimate("run.ranks=4", on=here))
+        refuse_impossible(estimate("run.ranks=4", on=here), nodes=1)
     assert "run.ranks is 4, and this machine has 2 GPUs" in str(refused.value)
     assert "Old GPU has no bfloat16 arithmetic" in str(refused.value)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: True)
     refuse_impossible(estimate("run.ranks=4", on=here), nodes=2)
     monkeypatch.setenv("WORLD_SIZE", "4")  # under a launcher the nodes are not counted here
-    refuse_impossible(estimate("run.ranks=4", on=here))
+    refuse_impossible(estimate("run.ranks=4", on=here), nodes=1)
+
+
+def test_a_rank_that_has_been_started_is_not_refused_for_the_one_gpu_that_it_sees(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What its launcher told it is hidden by then (`open_ranks`)."""
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (80 * GIB, 80 * GIB))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    refuse_impossible(estimate("run.ranks=4", on=this_machine("cuda", 4)))
+    assert [this_machine("cuda", ranks).ranks(16) for ranks in (0, 1, 8)] == [1, 1, 8]  # host memory is for all of them
+    assert [this_machine("cpu", ranks).ranks(16) for ranks in (0, 8)] == [16, 8]
 
 
 @pytest.mark.parametrize(

@@ -265,6 +265,14 @@ def test_a_gpu_adds_up_in_float32_and_rounds_no_logit(bias: bool) -> None:
     assert "aten.mm.default" not in names
 
 
+@pytest.mark.parametrize(("version", "wide"), [("2.8.0", False), ("2.9.1+cu128", False), ("2.10.0+cu130", True)])
+def test_a_torch_whose_products_take_no_float32_sum_is_given_none(
+    monkeypatch: pytest.MonkeyPatch, version: str, wide: bool
+) -> None:
+    monkeypatch.setattr(torch, "__version__", version)
+    assert ("aten.addmm.dtype_out" in {name for name, *_ in _noted("meta", False).results}) == wide
+
+
 def test_wide_products_are_nearer_to_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
     """The way of a GPU, with its two products computed here in float32 from the same rounded numbers."""
     hidden, weight, bias, targets = _random(20, torch.bfloat16)

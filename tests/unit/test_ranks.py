@@ -24,7 +24,7 @@ from reasoner.launch import launcher as launch
 from reasoner.launch.cluster import Node
 from reasoner.launch.coordination import NodeEnd
 from reasoner.processes.stacks import forget_stacks
-from reasoner.training import build as opening
+from reasoner.training.build import evaluator
 from tests.ragged import make_group, ragged_groups
 
 
@@ -117,9 +117,10 @@ def test_a_difference_is_named_with_the_rank() -> None:
 def test_ranks_are_those_of_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launched() == ALONE
     launcher = {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "GROUP_RANK": "1", "GROUP_WORLD_SIZE": "2"}
+    launcher["LOCAL_WORLD_SIZE"] = "8"
     for name, value in launcher.items():
         monkeypatch.setenv(name, value)
-    assert launched() == Ranks(9, 16, 1, 1, 2)
+    assert launched() == Ranks(9, 16, 1, 1, 2, 8)
     assert not launched().first
     assert not launched().leads_node
 
@@ -169,7 +170,7 @@ def test_gpus_that_are_hidden_are_not_those_of_an_engine(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert visible_devices() == seen
-    assert opening._devices(Faked(count=2), 2) == ",".join([*(seen or []), *(seen or [])])
+    assert evaluator._devices(Faked(count=2), 2) == ",".join([*(seen or []), *(seen or [])])
 
 
 @pytest.mark.parametrize("per_engine", [1, 2, 4])
@@ -190,7 +191,7 @@ def test_a_budget_of_calls_is_divided_without_a_rest(per_engine: int) -> None:
 def test_a_rank_has_its_part_of_the_budget_and_all_of_no_budget() -> None:
     rewards = [RewardConfig(source="judge", max_calls=11), RewardConfig(source="exact")]
     for index, expected in enumerate((6, 0, 5, 0)):
-        budgets = [each.max_calls for each in opening._rank_rewards(rewards, Ranks(index, 4), 2)]
+        budgets = [each.max_calls for each in evaluator._rank_rewards(rewards, Ranks(index, 4), 2)]
         assert budgets == [expected, None]
 
 

@@ -24,12 +24,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
-from typer.main import get_command
 
 from reasoner import __main__
 from reasoner.benchmarks import rescore
 from reasoner.benchmarks.folder import reopen
-from reasoner.cli.app import app
 from reasoner.cli.console import complain
 from reasoner.cli.results import score as score_command
 from reasoner.errors import DataError, UserError
@@ -42,12 +40,11 @@ from reasoner.runs.folder import log_to, open_run
 from reasoner.runs.resuming.resume import find_place
 from reasoner.runs.resuming.rules import load_resumed
 from reasoner.runs.starts import read_starts
+from tests.command import COMMAND
 from tests.made_up import made_up_run
 
-DEADLINE_S = 5
-"""of a command; the slowest takes a fraction of a second"""
-BUILT = get_command(app)
-"""once: it takes as long as a command"""
+DEADLINE_S = 60
+"""of a command; the slowest takes a fraction of a second of a machine that has nothing else to do"""
 FAR_AWAY = "the secret of another folder"
 STEP = "rollouts/step-000001.parquet"
 CHECKPOINT = "checkpoints/step-000002"
@@ -99,7 +96,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reasoner(made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs `reasoner ARGUMENTS` beside `runs/`: exit code, output, errors. It must end in time, without traceback."""
     monkeypatch.chdir(made.parent)
-    monkeypatch.setattr(__main__, "app", BUILT)
+    monkeypatch.setattr(__main__, "app", COMMAND)
     monkeypatch.setattr(score_command, "ScoringService", lambda *arguments: nullcontext())
     nothing = rescore.Rescoring((), 0, 0, (), "")
     monkeypatch.setattr(rescore, "rescore", lambda *arguments: nothing)

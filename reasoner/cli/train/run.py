@@ -237,7 +237,7 @@ def _plan(resolved: Resolved, hostfile: Path | None) -> tuple[Mapping[str, str],
     decisions = decide(config)
     rehearsal = rehearse(config, resolved.manager)
     facts = {**describe_plan(resolved, rehearsal.splits, decisions), **rehearsal.facts}
-    estimate = find_estimate(config, this_machine(decisions.device), decisions.engine)
+    estimate = find_estimate(config, this_machine(decisions.device, launched().on_node), decisions.engine)
     nodes = len(read_hostfile(hostfile)) if hostfile else slurm_node(os.environ).count
     refuse_impossible(estimate, nodes)
     check_models_at_hand(config, decisions)

@@ -22,13 +22,14 @@ from __future__ import annotations
 from typing import Any, Literal, overload
 
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from reasoner.errors import UserError
 
-_WIDE = "dtype" in torch.ops.aten.mm.overloads()  # type: ignore[no-untyped-call]
-"""torch 2.8"""
+_WIDE_SUMS = "2.10"
+"""the first torch that adds products of 16-bit numbers to a float32 sum: before, the sum had to be of 16 bits too"""
 
 
 class Head(nn.Module):
@@ -253,7 +254,8 @@ def _grad_raw_(
 def _adds_wide(hidden_CH: Tensor) -> bool:
     """Whether products of 16-bit numbers are had in the float32 that they add up in: a GPU's are, without a rounded
     copy in between."""
-    return hidden_CH.device.type != "cpu" and hidden_CH.dtype in (torch.bfloat16, torch.float16) and _WIDE
+    narrow = hidden_CH.device.type != "cpu" and hidden_CH.dtype in (torch.bfloat16, torch.float16)
+    return narrow and Version(torch.__version__) >= Version(_WIDE_SUMS)
 
 
 def _add_product_(total_VH: Tensor, raw_CV: Tensor, hidden_CH: Tensor) -> None:
