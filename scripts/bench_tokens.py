@@ -34,7 +34,7 @@ from reasoner.monitoring.step_metrics import rollout_metrics
 from reasoner.records import Group, Message, Problem, Response, Rollout, ScoredGroup
 from reasoner.runs.rollouts import index_groups, to_rollouts
 from reasoner.scoring.workers.protocol import dump_response
-from reasoner.training.update import padded
+from reasoner.training.objective_inputs import padded
 from reasoner.training.weight_sync import gap_of
 from scripts.harness import parser_of, write_page
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from reasoner.config import Config
-from reasoner.data.problems import load_problems
+from reasoner.data.problems import load_held_out
 from reasoner.loading import load_config
 from reasoner.records import Component, Problem
 from reasoner.sandbox import ISOLATED, PYTHON, Limits, Sandbox, open_sandbox
@@ -245,9 +245,8 @@ def main() -> None:
             "data.eval.limit=none",
         ]
         config = load_config(task, "gpu", sets=sets).config
-        assert config.data.eval is not None
         last = None if arguments.limit is None else arguments.first + arguments.limit
-        problems = load_problems(config.data.eval, config.prompt, {}, 0)[arguments.first : last]
+        problems = load_held_out(config.data, config.prompt, {})[arguments.first : last]
         disagreements += check(task, config, problems, None if arguments.no_mutants else arguments.seed)
     raise SystemExit(1 if disagreements else 0)
 

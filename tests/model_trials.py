@@ -157,7 +157,8 @@ def run(folder: Path, scratch: Path, *sets: str) -> Verdict:
 
     def trial() -> Verdict:
         task = _write_task(folder, scratch)
-        with contextlib.redirect_stdout(io.StringIO()), patch("reasoner.training.build.ScoringService", ScoresHere):
+        scores_here = patch("reasoner.training.build.evaluator.ScoringService", ScoresHere)
+        with contextlib.redirect_stdout(io.StringIO()), scores_here:
             resolved = load_config(task, sets=sets, plugins=[str(_PLUGIN)])
             with open_trainer(resolved) as trainer:
                 train(trainer)

@@ -10,7 +10,8 @@ Input: rows. Output: `Problem` and `Prompt`, and responses that others wrote.
     decontamination.py          training and evaluation data kept apart
     problems.py, curriculum.py  problems, and which of them a step takes
     mixture.py                  of which task they are
-    offline.py                  pairs, labels and demonstrations as the same records as sampled responses
+    written_rows.py             pairs, labels and demonstrations as conversations
+    offline.py                  these as the same records as sampled responses
     prompts/                    problems as text and tokens
     turn_formats/               tool calls in what the policy writes, and the tokens between its turns
 """

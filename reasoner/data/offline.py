@@ -3,14 +3,7 @@
     rows --shape--> conversation and completions --renderer--> ScoredGroup
 
 A preference pair is a group of two with rewards 1 and 0, a labelled response a group of one with reward 1 or 0, a
-demonstration a group of one with reward 1. The columns are those of the common preference data sets:
-
-    pairs       prompt, chosen, rejected (or chosen and rejected alone, as whole conversations)
-    labelled    prompt, completion, label
-    demos       messages; or prompt, completion; or question, answer
-
-Each is text or a list of {role, content} messages. A prompt that is text is asked like the task's own questions: it is
-the `question` of `prompt.template`, after `prompt.system` and `prompt.examples`. Messages are taken as they are.
+demonstration a group of one with reward 1. The columns are those of the common preference data sets (`written_rows`).
 
 The response is what the chat template writes after the generation prompt, up to the token that ends the turn. Every
 complaint names the source, the row (a file's line) and the field.
@@ -20,25 +13,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from reasoner.config import OfflineConfig, PromptConfig
-from reasoner.data.problems import conversation, example_turns, open_template
+from reasoner.data.problems import example_turns, open_template
 from reasoner.data.prompts.control_tokens import NotTextError, not_text
 from reasoner.data.prompts.renderer import Renderer, packed_ids, share_out, typed_ids, unpack_ids
-from reasoner.data.prompts.templates import Template
 from reasoner.data.row_report import RowError, RowReport
 from reasoner.data.row_selection import build, load_rows, ordered, split_items
-from reasoner.data.rows import Row, field_names, text_field
-from reasoner.data.turns import ends_with_user, last_turn, opening_of
+from reasoner.data.rows import Row
+from reasoner.data.written_rows import RowShape, WrittenRow, question_of
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.errors import ConfigError, DataError
 from reasoner.plugins.hookspecs import Generator
 from reasoner.records import Group, Message, Problem, Response, ScoredGroup
 
 OfflineKind = Literal["pairs", "labelled", "demos"]
-VERDICTS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
-"""spellings of a label, in lower case"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,39 +55,6 @@ class OfflineRows:
     """the task's worked examples"""
 
 
-def load_offline(
-    kind: OfflineKind,
-    config: OfflineConfig,
-    prompt: PromptConfig,
-    generators: Mapping[str, Generator],
-    renderer: Renderer,
-    seed: int,
-    *,
-    holdout: float | None = None,
-    report: RowReport | None = None,
-) -> OfflineData:
-    """The rows of `data.<kind>` as scored groups. Ids are `<stem>:<row>`, as those of problems.
-
-    A pair of two equal responses says nothing and is left out; the notes count them.
-
-    Args:
-        renderer: of `prompt` and the model.
-        seed: the run's seed, for the shuffle.
-        holdout: share of the problems that is not trained on.
-        report: collects bad rows, for a caller that settles it; None: bad rows are refused here.
-
-    Raises:
-        DataError: the source is missing, empty or malformed, or its responses cannot be told apart from what the chat
-            template writes around them.
-        ConfigError: the prompt's or the chat template, a generator or the tokenizer does not fit.
-    """
-    own = report or RowReport()
-    rows = read_offline(kind, config, prompt, generators, seed, holdout, own)
-    data = render_offline(rows, renderer, seed, holdout, own)
-    notes = () if report else own.settle()
-    return replace(data, notes=(*notes, *data.notes))
-
-
 def read_offline(
     kind: OfflineKind,
     config: OfflineConfig,
@@ -107,8 +64,13 @@ def read_offline(
     holdout: float | None,
     report: RowReport,
 ) -> OfflineRows:
-    """The rows of `data.<kind>` as conversations: all that can be said of them without a model's tokenizer. Arguments
-    as in `load_offline`.
+    """The rows of `data.<kind>` as conversations: all that can be said of them without a model's tokenizer. Ids are
+    `<stem>:<row>`, as those of problems.
+
+    Args:
+        seed: the run's seed, for the shuffle.
+        holdout: share of the problems that is not trained on.
+        report: collects bad rows, for a caller that settles it.
 
     Raises:
         DataError: the source is missing, empty, or malformed as a whole.
@@ -117,7 +79,7 @@ def read_offline(
     section = f"data.{kind}"
     rows = load_rows(config, generators, section, report)
     with open_template(prompt, config.missing) as template:
-        shape = _Shape(section, prompt, template)
+        shape = RowShape(section, prompt, template)
         read = {"pairs": shape.pair, "labelled": shape.labelled, "demos": shape.demo}[kind]
         chosen, limit = (ordered(rows, config, seed), config.limit) if holdout is None else (rows, None)
         written = build(chosen, limit, section, report, lambda row: WrittenRow(row, *read(row)), WrittenRow.texts)
@@ -132,9 +94,12 @@ def render_offline(
     report: RowReport,
     ranks: Ranks = ALONE,
 ) -> OfflineData:
-    """The conversations as the policy sees them. Arguments as in `load_offline`.
+    """The conversations as the policy sees them. A pair of two equal responses says nothing and is left out; the notes
+    count them.
 
     Args:
+        rows: what `read_offline` read, with this seed and share.
+        renderer: of the prompts and the model.
         ranks: those that have the same rows and call this together: each tokenises a share, and all have the result.
 
     Raises:
@@ -198,144 +163,6 @@ def _tokens(scored: ScoredGroup) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Completion:
-    """One response as the data have it."""
-
-    field: str
-    text: str
-    reward: float
-
-
-Written = tuple[tuple[Message, ...], tuple[_Completion, ...]]
-"""a conversation and what continues it"""
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenRow:
-    """One row: a conversation and what continues it."""
-
-    row: Row
-    messages: tuple[Message, ...]
-    completions: tuple[_Completion, ...]
-
-    @property
-    def problem(self) -> Problem:
-        """What it asks."""
-        return Problem(self.row.id, self.messages, "", self.row.fields)
-
-    def texts(self) -> list[str]:
-        """All that it says."""
-        asked = [f"{message.role}: {message.content}" for message in self.messages]
-        return asked + [f"{completion.reward}: {completion.text}" for completion in self.completions]
-
-
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """How the rows of a source are read."""
-
-    section: str
-    prompt: PromptConfig
-    template: Template
-
-    def pair(self, row: Row) -> Written:
-        before, chosen = self._completion(row, "chosen")
-        before_rejected, rejected = self._completion(row, "rejected")
-        if before != before_rejected:
-            raise RowError(
-                row.place,
-                "it continues another conversation than 'chosen'. Both must be the same up to their last message, or "
-                "both the response alone, with the conversation in 'prompt'.",
-                "whose two responses continue different conversations",
-                where="field 'rejected'",
-            )
-        messages = self._opening(row, before, "chosen")
-        return (messages, (_Completion("chosen", chosen, 1.0), _Completion("rejected", rejected, 0.0)))
-
-    def labelled(self, row: Row) -> Written:
-        before, text = self._completion(row, "completion")
-        messages = self._opening(row, before, "completion")
-        return (messages, (_Completion("completion", text, float(self._verdict(row))),))
-
-    def demo(self, row: Row) -> Written:
-        if "messages" in row.fields:
-            before, text = last_turn(row, "messages")
-            return (ends_with_user(row, before, "messages"), (_Completion("messages", text, 1.0),))
-        if "prompt" in row.fields or "completion" in row.fields:
-            before, text = self._completion(row, "completion")
-            return (self._opening(row, before, "completion"), (_Completion("completion", text, 1.0),))
-        if "question" in row.fields and "answer" in row.fields:
-            text = text_field(row, "answer", self.section)
-            asked = conversation(row, self.prompt, self.template, self.section)
-            return (asked, (_Completion("answer", text, 1.0),))
-        raise RowError(
-            row.place,
-            "a demonstration needs 'messages', or 'prompt' and 'completion', or 'question' and 'answer'. The row has: "
-            f"{field_names(row.fields)}. Map what has another name: --set {self.section}.columns.messages=FIELD.",
-            "without the fields of a demonstration",
-        )
-
-    def _completion(self, row: Row, field: str) -> tuple[tuple[Message, ...], str]:
-        """The messages that the field itself has before the response, and the response."""
-        if isinstance(row.fields.get(field), list):
-            return last_turn(row, field)
-        return (), self._text(row, field)
-
-    def _opening(self, row: Row, before: tuple[Message, ...], field: str) -> tuple[Message, ...]:
-        """The conversation that is continued: the field `prompt`, or what `field` has before the response."""
-        if before and "prompt" not in row.fields:
-            return ends_with_user(row, before, field)
-        if isinstance(row.fields.get("prompt"), list):
-            messages = opening_of(row, "prompt")
-            repeated = not before or before == messages
-        else:
-            question = self._text(row, "prompt")
-            asked = replace(row, fields={**row.fields, "question": question})
-            messages = before or conversation(asked, self.prompt, self.template, self.section)
-            repeated = not before or before[-1] == Message("user", question)
-        if not repeated:
-            raise RowError(
-                row.place,
-                "it holds a whole conversation that does not repeat the field 'prompt'. Give the response alone, or "
-                "the same prompt in both.",
-                f"whose field {field!r} does not repeat 'prompt'",
-                where=f"field {field!r}",
-            )
-        return ends_with_user(row, messages, field if before else "prompt")
-
-    def _text(self, row: Row, field: str) -> str:
-        value = row.fields.get(field, "")
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise RowError(
-                row.place,
-                f"text or a list of messages is needed, got {str(value)[:60]!r}.",
-                f"whose field {field!r} is neither text nor messages",
-                where=f"field {field!r}",
-            )
-        return text_field(row, field, self.section)
-
-    def _verdict(self, row: Row) -> bool:
-        value = row.fields.get("label")
-        spelling = (str(value) if isinstance(value, bool) else text_field(row, "label", self.section)).lower()
-        if spelling not in VERDICTS:
-            raise RowError(
-                row.place,
-                f"true or false (or 1 or 0) is needed, got {value!r}. A rating must be made a verdict first, with a "
-                "threshold of your choice.",
-                "whose label is no verdict",
-                where="field 'label'",
-            )
-        return VERDICTS[spelling]
-
-
-def _question(row: Row, written: WrittenRow) -> Any:
-    """What a row has in the place of a question: text for `prompt.template`, or the messages that are taken as they
-    are."""
-    fields = ("messages", "prompt", *(completion.field for completion in written.completions))
-    conversations = [row.fields[name] for name in fields if isinstance(row.fields.get(name), list)]
-    return conversations[0] if conversations else row.fields.get("prompt")
-
-
-@dataclass(frozen=True, slots=True)
 class _Place:
     """Where a response is, for messages."""
 
@@ -384,7 +211,7 @@ class _Writer:
             ConfigError: the chat template or the tokenizer does not fit.
         """
         row, asked = written.row, written.problem
-        if question := _question(row, written):
+        if question := question_of(row, written):
             asked = replace(asked, fields={**row.fields, "question": question})
         self.renderer.check([asked])
         prompt, (ids, typed) = self.renderer.prompt(asked), typed_ids(asked, self.renderer)

@@ -117,33 +117,6 @@ def overlap_policy(data: DataConfig, source: SourceConfig) -> OverlapPolicy:
     return "drop" if source.generator is not None and data.overlap == "refuse" else data.overlap
 
 
-def load_problems(
-    source: SourceConfig,
-    prompt: PromptConfig,
-    generators: Mapping[str, Generator],
-    seed: int,
-    section: str = "data.train",
-    *,
-    needs_answer: bool = True,
-) -> list[Problem]:
-    """The problems of one source, whose bad rows are refused. Ids are `<stem>:<row>`, the same whatever `seed` and
-    `limit` choose.
-
-    Args:
-        seed: for the shuffle.
-        section: the configuration section that describes the source, for messages.
-        needs_answer: as in `load_splits`.
-
-    Raises:
-        DataError: the source is missing, empty or malformed.
-        ConfigError: the template or a generator does not fit.
-    """
-    report = RowReport()
-    problems = ProblemLoader(prompt, generators, report, needs_answer=needs_answer).problems(source, seed, section)
-    report.settle()
-    return list(problems)
-
-
 @dataclass(frozen=True, slots=True)
 class ProblemLoader:
     """Makes problems of rows."""

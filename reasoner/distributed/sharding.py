@@ -13,7 +13,7 @@ from hashlib import blake2b
 from itertools import accumulate
 from typing import Protocol
 
-from reasoner.distributed.ranks import Ranks, share
+from reasoner.distributed.ranks import ALONE, Ranks, share
 from reasoner.distributed.remote_tokens import fetch
 from reasoner.errors import RunError
 from reasoner.io.token_array import RemoteArray, digest_of
@@ -86,14 +86,31 @@ def rows_by_group(
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The responses of a batch that go through the model at once."""
+
+    parts: Sequence[GroupRows]
+    """Those of all ranks."""
+    share: Sequence[GroupRows]
+    """Those of this rank, which are those of the neighbours that share its rows too."""
+
+    @classmethod
+    def of(
+        cls,
+        groups: Sequence[Group],
+        rows: Sequence[int] | None = None,
+        unit_ids: Sequence[int] | None = None,
+        ranks: Ranks = ALONE,
+    ) -> Selection:
+        """The responses `rows` of a batch, as `rows_by_group` has them, and this rank's share of them."""
+        parts = rows_by_group(groups, rows, unit_ids)
+        return cls(parts, shares_of(parts, ranks.shares)[ranks.share_index])
+
+
 def shares_of(groups: Sequence[GroupRows], count: int) -> list[list[GroupRows]]:
     """So many shares: whole groups, as equal in tokens as longest-first makes them."""
     return [[groups[n] for n in places] for places in share([group.tokens for group in groups], count)]
-
-
-def share_of(groups: Sequence[GroupRows], ranks: Ranks) -> list[GroupRows]:
-    """The share of this rank, which is that of the neighbours that share its rows too."""
-    return shares_of(groups, ranks.shares)[ranks.share_index]
 
 
 def with_tokens(parts: Sequence[GroupRows], groups: Sequence[Group], ranks: Ranks) -> list[GroupRows]:
@@ -142,7 +159,7 @@ def sharded_outputs(
     Args:
         local: the output for every token of some responses, by row, computed on this rank.
     """
-    outputs = local(with_tokens(share_of(rows_by_group(groups), ranks), groups, ranks))
+    outputs = local(with_tokens(Selection.of(groups, ranks=ranks).share, groups, ranks))
     by_row = {row: values for part in ranks.gather(outputs if ranks.leads_row else {}) for row, values in part.items()}
     return [by_row[row] for row in range(sum(len(group.responses) for group in groups))]
 

@@ -2,7 +2,8 @@
 
 Pure functions of tensors; the choices that they follow are data.
 
-    inputs.py --> objective.py  what is read of a batch; a weight per token
+    inputs.py --> term_plan.py  what is read of a batch; what is fixed of a term before any forward
+    objective.py                a weight per token
     credit.py, pairs.py         how good a response or token was; chosen and rejected responses
     evidence.py, links.py       what the policy says of a response; from its distance to an anchor to a weight
     importance.py, kl.py        the sampler's policy against the learner's; distance from the reference

@@ -6,6 +6,9 @@ A link is written as the value whose gradient is wanted; nobody derives that gra
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -94,47 +97,72 @@ def link(spec: Link | LinkFunction, u: Tensor, c: Tensor, old: Tensor | None = N
     Raises:
         ValueError: `old` is missing, or a plugin's link is not bound to its function or returns another shape.
     """
-    match spec:
-        case Linear():
-            return c * u
-        case Ratio():
-            return u.clamp(max=LARGEST).exp() * c
-        case Clip():
-            ratio = u.clamp(max=LARGEST).exp()
-            value = torch.minimum(ratio * c, ratio.clamp(1 - spec.low, 1 + spec.high) * c)
-            return value if spec.dual is None else torch.where(c < 0, torch.maximum(value, spec.dual * c), value)
-        case SoftClip():
-            tau = _select_by_sign(c, spec.positive, spec.negative)
-            return 4 / tau * torch.sigmoid(tau * (u.clamp(max=LARGEST).exp() - 1)) * c
-        case Divergence():
-            if old is None:
-                raise ValueError("the link 'divergence' needs the log-probabilities of the anchor's policy; got none")
-            far = (_divergence(spec, old, u.detach()) > spec.limit) & (u * c > 0)
-            return (u.clamp(max=LARGEST).exp() * c).masked_fill(far, 0.0)
-        case Truncate():
-            factor = u.exp().clamp(max=spec.cap).detach()
-            return (factor.masked_fill(c > 0, 1.0) if spec.only_negative else factor) * c * u
-        case Gamma():
-            power = _select_by_sign(c, spec.positive_power, spec.negative_power)
-            rate = _select_by_sign(c, spec.positive_rate, spec.negative_rate)
-            # by its logarithm: W^k alone would overflow
-            return (power * u + rate * (1 - u.clamp(max=LARGEST).exp())).exp().detach() * c * u
-        case LogSigmoid():
-            return c * ((1 - spec.smoothing) * logsigmoid(u) + spec.smoothing * logsigmoid(-u))
-        case Sigmoid():
-            factor = spec.desirable * (c > 0).to(u.dtype) + spec.undesirable * (c < 0).to(u.dtype)
-            return factor * torch.sigmoid(torch.sign(c) * u)
-        case Square():
-            return -c * u.square()
-        case Hinge():
-            return c * u.clamp(max=0)
-        case CustomLink():
-            raise ValueError(f"the link {spec.name!r} is not bound to its function (Algorithms.bind)")
-        case function:
-            value = function(u, c)
-            if not isinstance(value, Tensor) or value.shape != u.shape:
-                raise ValueError(f"a link must return one value per unit, shape {tuple(u.shape)}; got {value!r}")
-            return value
+    if isinstance(spec, Divergence) and old is None:
+        raise ValueError("the link 'divergence' needs the log-probabilities of the anchor's policy; got none")
+    if isinstance(spec, CustomLink):
+        raise ValueError(f"the link {spec.name!r} is not bound to its function (Algorithms.bind)")
+    if builtin := LINKS.get(type(spec)):
+        return builtin(spec, u, c, old)
+    assert callable(spec)
+    value = spec(u, c)
+    if not isinstance(value, Tensor) or value.shape != u.shape:
+        raise ValueError(f"a link must return one value per unit, shape {tuple(u.shape)}; got {value!r}")
+    return value
+
+
+def _ratio(u: Tensor) -> Tensor:
+    """e^u, which grows no further than `LARGEST`."""
+    return u.clamp(max=LARGEST).exp()
+
+
+def _clip(spec: Clip, u: Tensor, c: Tensor, _: Tensor | None) -> Tensor:
+    ratio = _ratio(u)
+    value = torch.minimum(ratio * c, ratio.clamp(1 - spec.low, 1 + spec.high) * c)
+    return value if spec.dual is None else torch.where(c < 0, torch.maximum(value, spec.dual * c), value)
+
+
+def _soft_clip(spec: SoftClip, u: Tensor, c: Tensor, _: Tensor | None) -> Tensor:
+    tau = _select_by_sign(c, spec.positive, spec.negative)
+    return 4 / tau * torch.sigmoid(tau * (_ratio(u) - 1)) * c
+
+
+def _divergence(spec: Divergence, u: Tensor, c: Tensor, old: Tensor | None) -> Tensor:
+    assert old is not None
+    far = (_distance(spec, old, u.detach()) > spec.limit) & (u * c > 0)
+    return (_ratio(u) * c).masked_fill(far, 0.0)
+
+
+def _truncate(spec: Truncate, u: Tensor, c: Tensor, _: Tensor | None) -> Tensor:
+    factor = u.exp().clamp(max=spec.cap).detach()
+    return (factor.masked_fill(c > 0, 1.0) if spec.only_negative else factor) * c * u
+
+
+def _gamma(spec: Gamma, u: Tensor, c: Tensor, _: Tensor | None) -> Tensor:
+    power = _select_by_sign(c, spec.positive_power, spec.negative_power)
+    rate = _select_by_sign(c, spec.positive_rate, spec.negative_rate)
+    # by its logarithm: W^k alone would overflow
+    return (power * u + rate * (1 - _ratio(u))).exp().detach() * c * u
+
+
+def _sigmoid(spec: Sigmoid, u: Tensor, c: Tensor, _: Tensor | None) -> Tensor:
+    factor = spec.desirable * (c > 0).to(u.dtype) + spec.undesirable * (c < 0).to(u.dtype)
+    return factor * torch.sigmoid(torch.sign(c) * u)
+
+
+LINKS: dict[type, Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]] = {
+    Linear: lambda _, u, c, __: c * u,
+    Ratio: lambda _, u, c, __: _ratio(u) * c,
+    Clip: _clip,
+    SoftClip: _soft_clip,
+    Divergence: _divergence,
+    Truncate: _truncate,
+    Gamma: _gamma,
+    LogSigmoid: lambda s, u, c, _: c * ((1 - s.smoothing) * logsigmoid(u) + s.smoothing * logsigmoid(-u)),
+    Sigmoid: _sigmoid,
+    Square: lambda _, u, c, __: -c * u.square(),
+    Hinge: lambda _, u, c, __: c * u.clamp(max=0),
+}
+"""link(c, u) by its specification: `(spec, u, c, old) -> value`"""
 
 
 def slope_without_credit(function: Link | LinkFunction) -> tuple[float, float] | None:
@@ -161,7 +189,7 @@ def _select_by_sign(c: Tensor, positive: float, negative: float) -> Tensor:
     return torch.full_like(c, negative).masked_fill(c > 0, positive)
 
 
-def _divergence(spec: Divergence, old: Tensor, u: Tensor) -> Tensor:
+def _distance(spec: Divergence, old: Tensor, u: Tensor) -> Tensor:
     """Between two policies that say q = e^old and p = e^(old + u) of a token, and 1 - q and 1 - p of anything else."""
     before, now = old.exp(), (old + u).exp()
     if spec.measure == "tv":

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from reasoner.config import LearningConfig
 from reasoner.distributed.ranks import ALONE, Ranks
-from reasoner.distributed.sharding import GroupRows, rows_by_group, sharded_outputs, share_of, with_tokens
+from reasoner.distributed.sharding import GroupRows, Selection, rows_by_group, sharded_outputs, with_tokens
 from reasoner.errors import UserError
 from reasoner.learning.batching.inputs import ModelInputs
 from reasoner.learning.batching.packing import MicroBatch, PackedSequence
@@ -37,7 +37,7 @@ from reasoner.learning.model.options import ModelOptions
 from reasoner.learning.optimizer import TRAINED, Optimizer, trained_weights
 from reasoner.learning.sequence_parallel import SequenceRanks
 from reasoner.models.tensor_files import io_errors
-from reasoner.records import Group, Response
+from reasoner.records import Group
 
 HEAD_FILE = "value_head.safetensors"
 
@@ -117,33 +117,28 @@ class TorchCritic:
         return values
 
     def accumulate(
-        self, groups: Sequence[Group], weights: WeightFunction, *, rows: Sequence[int] | None = None
+        self, groups: Sequence[Group], weights: WeightFunction, *, selection: Selection | None = None
     ) -> Accumulated:
-        """Add the gradient of `- sum w * V` over the responses `rows`, in packed micro-batches.
+        """Add the gradient of `- sum w * V` over the responses selected, in packed micro-batches.
 
         Args:
             groups: all groups of the batch.
             weights: gives w of a micro-batch.
-            rows: which of the batch's R responses go through the model; None: all of them.
+            selection: which of the batch's R responses go through the model, and on which rank; None: all of them.
         """
-        selected = rows_by_group(groups, rows)
-        self._check(selected, groups)
-        share = with_tokens(share_of(selected, self._ranks), groups, self._ranks)
-        batches = self.backbone.packing.micro_batches(share)
+        selection = selection or Selection.of(groups, ranks=self._ranks)
+        self._check(selection.parts, groups)
+        batches = self.backbone.packing.micro_batches(with_tokens(selection.share, groups, self._ranks))
         responses = [response for group in groups for response in group.responses]
-        weighed = [self._accumulate_one(batch, responses, weights) for batch in batches]
+        weighed: list[WeightedLoss] = []
+        for batch in batches:
+            values_S, inputs = self._forward(batch)
+            part = weigh_batch(batch, responses, inputs, (values_S, None, None, None), weights)
+            if part.nonzero:
+                self._optimizer.backward(part.loss)
+            weighed.append(part.detached())
         first, *others = self._ranks.gather_shares(Accumulated.of(batches, weighed))
         return sum(others, first)
-
-    def _accumulate_one(
-        self, batch: MicroBatch, responses: Sequence[Response], weights: WeightFunction
-    ) -> WeightedLoss:
-        """Forward, weigh, backward; no backward where every weight is 0."""
-        values_S, inputs = self._forward(batch)
-        weighed = weigh_batch(batch, responses, inputs, values_S, None, weights)
-        if weighed.nonzero:
-            self._optimizer.backward(weighed.loss)
-        return weighed.detached()
 
     def step(self) -> StepResult:
         """Clip, update, zero the gradient; a loss or gradient that is not finite is dropped and reported."""

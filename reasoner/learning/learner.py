@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
+from reasoner.distributed.sharding import Selection
 from reasoner.gro.weights import Weights
 from reasoner.learning.batching.packing import MicroBatch
 from reasoner.records import Group
@@ -116,19 +117,17 @@ class Learner(Protocol):
         weights: WeightFunction,
         temperature: float,
         *,
-        rows: Sequence[int] | None = None,
-        unit_ids: Sequence[int] | None = None,
+        selection: Selection | None = None,
         entropy: bool = False,
     ) -> Accumulated:
-        """Add the gradient of `- sum w * l - sum v * H` over the responses `rows`, in packed micro-batches.
+        """Add the gradient of `- sum w * l - sum v * H` over the responses selected, in packed micro-batches.
 
         Args:
             groups: all groups of the batch.
             weights: gives w and v of a micro-batch.
             temperature: the T of `softmax(logits / T)`, for l and for H, the entropy of a position's distribution.
-            rows: which of the batch's R responses go through the model; None: all of them.
-            unit_ids: (R,) the unit of every response of the batch: responses of one unit, all of one group, are in one
-                micro-batch whatever the token budget. None: every response is its own.
+            selection: which of the batch's R responses go through the model, and on which rank: those of one unit are
+                in one micro-batch whatever the token budget. None: all of them, each a unit of its own.
             entropy: compute H and give it to `weights`; otherwise their `entropy_RT` must be None.
         """
         ...

@@ -15,16 +15,14 @@ from pathlib import Path
 from torch import Tensor
 
 from reasoner.config import LearningConfig, LoraConfig
-from reasoner.distributed.sharding import rows_by_group
-from reasoner.learning.batching.inputs import policy_mask
-from reasoner.learning.batching.packing import MicroBatch
+from reasoner.distributed.sharding import Selection
 from reasoner.learning.batching.weighing import WeightedLoss, weigh_batch
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.model.model_weights import Dtype
 from reasoner.learning.model.options import ModelOptions
 from reasoner.learning.model.policy import TorchPolicy
 from reasoner.learning.optimizer import TRAINED, Optimizer, trained_weights
-from reasoner.records import Group, Response
+from reasoner.records import Group
 
 
 class TorchLearner:
@@ -92,42 +90,23 @@ class TorchLearner:
         weights: WeightFunction,
         temperature: float,
         *,
-        rows: Sequence[int] | None = None,
-        unit_ids: Sequence[int] | None = None,
+        selection: Selection | None = None,
         entropy: bool = False,
     ) -> Accumulated:
-        selected = rows_by_group(groups, rows, unit_ids)
-        self.policy.check(selected, temperature)
+        parts = (selection or Selection.of(groups)).parts
+        self.policy.check(parts, temperature)
         responses = [response for group in groups for response in group.responses]
-        batches = self.policy.packing.micro_batches(selected)
-        count = sum(len(group.rows) for group in selected)
-        weighed = [self._accumulate_one(batch, responses, count, weights, temperature, entropy) for batch in batches]
+        balance_weight = self._config.router_loss / max(sum(len(part.rows) for part in parts), 1)
+        batches = self.policy.packing.micro_batches(parts)
+        weighed: list[WeightedLoss] = []
+        for batch in batches:
+            inputs = self.policy.inputs(batch)
+            outputs = self.policy.scores(inputs, temperature, entropy)
+            part = weigh_batch(batch, responses, inputs, outputs, weights, balance_weight)
+            if part.nonzero:
+                self._optimizer.backward(part.loss)
+            weighed.append(part.detached())
         return Accumulated.of(batches, weighed)
-
-    def _accumulate_one(
-        self,
-        batch: MicroBatch,
-        responses: Sequence[Response],
-        count: int,
-        weights: WeightFunction,
-        temperature: float,
-        entropy: bool,
-    ) -> WeightedLoss:
-        """Forward, weigh, backward; no backward where every weight is 0.
-
-        Args:
-            count: the responses of all micro-batches.
-        """
-        inputs = self.policy.inputs(batch)
-        logprobs_S, entropies_S, balance_R, rerouted_S = self.policy.scores(inputs, temperature, entropy)
-        weighed = weigh_batch(batch, responses, inputs, logprobs_S, entropies_S, weights)
-        if balance_R is not None:
-            weighed = weighed.balanced(balance_R, self._config.router_loss / count)
-        if rerouted_S is not None:
-            weighed = weighed.counted(rerouted_S, policy_mask(batch, responses, rerouted_S.device))
-        if weighed.nonzero:
-            self._optimizer.backward(weighed.loss)
-        return weighed.detached()
 
     def step(self) -> StepResult:
         return self._optimizer.step()

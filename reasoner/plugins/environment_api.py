@@ -9,14 +9,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from reasoner.plugins.options import check_options, model_of, prose_of, whole_model
-from reasoner.plugins.tool_api import Tool, check_seconds, option_parameters, preflight_line
+from reasoner.plugins.options import Configurable, check_seconds, model_of, prose_of, whole_model
+from reasoner.plugins.tool_api import Tool, option_parameters
 
 
 @dataclass(frozen=True, slots=True)
-class EnvironmentKind:
+class EnvironmentKind(Configurable):
     """An environment that `[environment]` can name. Calling it makes an instance of the class."""
 
+    kind = "environment"
     name: str
     made_by: type
     """the class; one instance lives in one worker for the length of a response"""
@@ -41,22 +42,6 @@ class EnvironmentKind:
         """An instance of the class."""
         keywords = {"options": self.options.model_validate(options)} if self.takes_model else options
         return self.made_by(**keywords)
-
-    def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The complete options, defaults filled in.
-
-        Raises:
-            ConfigError: an unknown option or a value of the wrong type.
-        """
-        return check_options(f"environment {self.name!r}", self.options, options)
-
-    def ready(self, options: Mapping[str, Any]) -> str:
-        """What the preflight says of this machine, in one line; empty: there is none.
-
-        Raises:
-            UserError: something that a call will need is not there; it says what to install or set.
-        """
-        return preflight_line(f"environment {self.name!r}", self.preflight, self.options, self.check_options(options))
 
 
 def environment(

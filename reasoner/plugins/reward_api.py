@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args, overload
 
 from pydantic import BaseModel
 
-from reasoner.errors import ReasonerError, UserError, nearest
-from reasoner.plugins.options import check_options, model_of, whole_model
+from reasoner.errors import nearest
+from reasoner.plugins.options import Configurable, check_seconds, model_of, whole_model
 from reasoner.records import Problem, Response
 
 Granularity = Literal["response", "group", "batch"]
@@ -37,9 +37,10 @@ response that it failed on; or it is `async def` and its result does."""
 
 
 @dataclass(frozen=True, slots=True)
-class RewardSource:
+class RewardSource(Configurable):
     """A named, typed reward function. Calling it calls the function, and waits for an async one."""
 
+    kind = "reward source"
     name: str
     function: RewardFunction
     options: type[BaseModel]
@@ -86,44 +87,15 @@ class RewardSource:
         returned = self.function(problem, response, **arguments)
         return _wait_for(returned) if inspect.isawaitable(returned) else returned
 
-    def ready(self, options: Mapping[str, Any]) -> str:
-        """What the preflight says of this machine, in one line; empty: the source has none.
-
-        Raises:
-            UserError: something that a call will need is not there; it says what to install or set.
-        """
-        if self.preflight is None:
-            return ""
-        model = self.options.model_validate(self.check_options(options))
-        try:
-            line = self.preflight(model)
-            if not isinstance(line, str) or len(line.splitlines()) != 1:
-                raise TypeError(f"it must return one line of text, got {line!r}")
-        except ReasonerError as error:
-            raise UserError(f"reward source {self.name!r} cannot work here: {error}") from error
-        except Exception as error:
-            raise UserError(
-                f"reward source {self.name!r}: preflight failed: {type(error).__name__}: {error}"
-            ) from error
-        return line
-
     def compares(self, options: Mapping[str, Any]) -> bool:
         """Whether it compares with the reference answer, with these options."""
         needs = self.needs_answer
-        return needs if isinstance(needs, bool) else needs(self.options.model_validate(self.check_options(options)))
+        return needs if isinstance(needs, bool) else needs(self.checked_model(options))
 
     def rewarded(self, options: Mapping[str, Any]) -> Aspect:
         """What of a response it rewards, with these options."""
         aspect = self.aspect
-        return aspect if isinstance(aspect, str) else aspect(self.options.model_validate(self.check_options(options)))
-
-    def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The complete options, defaults filled in.
-
-        Raises:
-            ConfigError: an unknown option or a value of the wrong type.
-        """
-        return check_options(f"reward source {self.name!r}", self.options, options)
+        return aspect if isinstance(aspect, str) else aspect(self.checked_model(options))
 
 
 @overload
@@ -238,8 +210,7 @@ def _check_declaration(
     if granularity not in (allowed := get_args(Granularity)):
         hint = nearest(granularity, allowed)
         raise ValueError(f"{of}: granularity must be one of {', '.join(allowed)}, got {granularity!r}.{hint}")
-    if not timeout_s > 0:
-        raise ValueError(f"{of}: timeout_s must be above 0 seconds, got {timeout_s}")
+    check_seconds(of, timeout_s)
     if workers is not None and workers < 1:
         raise ValueError(f"{of}: workers must be at least 1, or None to share the common ones, got {workers}")
     if retries < 0:

@@ -11,8 +11,8 @@ from typing import Any, get_type_hints, overload
 
 from pydantic import BaseModel, ValidationError
 
-from reasoner.errors import ReasonerError, UserError, nearest
-from reasoner.plugins.options import check_options, model_of, prose_of, whole_model
+from reasoner.errors import nearest
+from reasoner.plugins.options import Configurable, check_seconds, model_of, prose_of, whole_model
 
 ToolFunction = Callable[..., Any]
 """A function, `async def` or not, that returns text; or a class whose instances are called, with `close` if it has to
@@ -23,9 +23,10 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
-class Tool:
+class Tool(Configurable):
     """A tool that the policy can call. Calling it calls the function, or makes an instance of the class."""
 
+    kind = "tool"
     name: str
     function: ToolFunction
     description: str
@@ -89,26 +90,10 @@ class Tool:
         model = self.arguments.model_validate(dict(arguments))
         return {name: getattr(model, name) for name in self.arguments.model_fields}
 
-    def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The complete options, defaults filled in.
-
-        Raises:
-            ConfigError: an unknown option or a value of the wrong type.
-        """
-        return check_options(f"tool {self.name!r}", self.options, options)
-
     def is_stateful(self, options: Mapping[str, Any]) -> bool:
         """Whether one instance serves all calls of a response, with these options."""
         keeps = self.keeps_state
-        return keeps if isinstance(keeps, bool) else keeps(self.options.model_validate(self.check_options(options)))
-
-    def ready(self, options: Mapping[str, Any]) -> str:
-        """What the preflight says of this machine, in one line; empty: there is none.
-
-        Raises:
-            UserError: something that a call will need is not there; it says what to install or set.
-        """
-        return preflight_line(f"tool {self.name!r}", self.preflight, self.options, self.check_options(options))
+        return keeps if isinstance(keeps, bool) else keeps(self.checked_model(options))
 
     def opened(self, options: Mapping[str, Any]) -> ToolFunction:
         """What is called with the arguments: the function with its options, or an instance of the class."""
@@ -178,33 +163,6 @@ def tool(
         return _make_tool(name, function, timeout_s, keeps_state, prepare, preflight)
 
     return decorate
-
-
-def preflight_line(
-    owner: str, preflight: Callable[[Any], str] | None, model: type[BaseModel], options: Mapping[str, Any]
-) -> str:
-    """What a preflight says of this machine, in one line; empty: there is none.
-
-    Raises:
-        UserError: something that a call will need is not there; it says what to install or set.
-    """
-    if preflight is None:
-        return ""
-    try:
-        line = preflight(model.model_validate(dict(options)))
-        if not isinstance(line, str) or len(line.splitlines()) != 1:
-            raise TypeError(f"it must return one line of text, got {line!r}")
-    except ReasonerError as error:
-        raise UserError(f"{owner} cannot work here: {error}") from error
-    except Exception as error:
-        raise UserError(f"{owner}: preflight failed: {type(error).__name__}: {error}") from error
-    return line
-
-
-def check_seconds(owner: str, timeout_s: float) -> None:
-    """Raise ValueError for seconds that are none."""
-    if not isinstance(timeout_s, int | float) or not timeout_s > 0:
-        raise ValueError(f"{owner}: timeout_s must be above 0 seconds, got {timeout_s!r}")
 
 
 def _make_tool(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from reasoner.distributed.ranks import ALONE, Ranks
+from reasoner.distributed.sharding import Selection
 from reasoner.gro.credit import returns_and_advantages
 from reasoner.gro.inputs import ObjectiveInputs, masked
 from reasoner.gro.spec.terms import Advantage, Term
@@ -33,9 +34,9 @@ class Critic(Protocol):
         ...
 
     def accumulate(
-        self, groups: Sequence[Group], weights: WeightFunction, *, rows: Sequence[int] | None = None
+        self, groups: Sequence[Group], weights: WeightFunction, *, selection: Selection | None = None
     ) -> object:
-        """Add the gradient of `- sum w V` over the responses `rows` of the batch `groups`."""
+        """Add the gradient of `- sum w V` over the responses selected of the batch `groups`."""
         ...
 
     def step(self) -> StepResult:
@@ -92,12 +93,13 @@ def update_critic(
     returns_RT, _ = returns_and_advantages(term.credit, term.kl, inputs)
     old_RT = inputs.needed("values_RT", "a critic")
     counted_RT = inputs.mask_RT & inputs.valid_R[:, None]
+    plain = [scored.group for scored in groups]
     losses: list[float] = []
     steps: list[StepResult] = []
     nonfinite: list[NonFiniteResponse] = []
     for rows in minis:
         regression = _Regression(rows, returns_RT, old_RT, counted_RT, value_clip)
-        critic.accumulate([scored.group for scored in groups], regression, rows=rows)
+        critic.accumulate(plain, regression, selection=Selection.of(plain, rows, ranks=ranks))
         regression.join(ranks)
         steps.append(critic.step())
         losses.append(regression.loss)

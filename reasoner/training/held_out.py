@@ -24,11 +24,13 @@ import torch
 
 from reasoner.distributed.sharding import LogprobModel
 from reasoner.evaluation.metrics import Estimate, FigureUnit, estimate
-from reasoner.gro.objective import credit_of, plan, weigh
+from reasoner.gro.objective import weigh
 from reasoner.gro.spec.terms import Source, Term
+from reasoner.gro.term_plan import credit_of, plan
 from reasoner.records import Batch, Group, LogProbs, ScoredGroup
 from reasoner.sampling.base import Progress
-from reasoner.training.update import inputs_of, mismatch, padded
+from reasoner.training.objective_inputs import inputs_of, padded
+from reasoner.training.update import mismatch
 from reasoner.training.weight_sync import sum_in_order
 
 AT_ONCE = 64

@@ -8,11 +8,9 @@ sources add up before the optimiser steps.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,23 +18,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reasoner.distributed.ranks import ALONE, Ranks
-from reasoner.distributed.remote_tokens import fetch
-from reasoner.distributed.sharding import rows_by_group, share_of
+from reasoner.distributed.sharding import Selection
 from reasoner.gro.diagnostics import Diagnostics
 from reasoner.gro.inputs import ObjectiveInputs
-from reasoner.gro.objective import TermPlan, credit_of, plan, weigh
+from reasoner.gro.objective import weigh
 from reasoner.gro.pairs import units
 from reasoner.gro.spec.terms import Source, Term
+from reasoner.gro.term_plan import TermPlan, credit_of, plan
 from reasoner.gro.weights import Weights
-from reasoner.io.token_array import RemoteArray, TokenArray
+from reasoner.io.token_array import TokenArray
 from reasoner.learning.learner import Accumulated, Learner, StepResult
-from reasoner.records import Batch, Component, Group, NonFiniteResponse, Response
+from reasoner.records import Batch, Group, NonFiniteResponse
 from reasoner.training.critic_update import Critic, CriticReport, update_critic
 from reasoner.training.guards.nonfinite import StepTrace
+from reasoner.training.objective_inputs import fetch_sampler_logprobs, inputs_of
 from reasoner.training.weight_sync import Gap, sum_in_order
 
-ENVIRONMENT = "environment"
-"""the reward source that pays out what the environment gave"""
 UpdateProgress = Callable[[int, int], None]
 """`(responses done, responses in all)`"""
 
@@ -210,7 +207,7 @@ class Prepared:
     def of(cls, batch: Batch, terms: Sequence[ActiveTerm], max_tokens: int, ranks: Ranks = ALONE) -> Prepared:
         inputs = inputs_of(batch)
         if any(active.term.anchor.kind == "kl" for active in terms):  # its z0 is a mean over the whole batch
-            _fetch_sampler_logprobs(inputs, batch, range(len(batch.responses)), ranks)
+            fetch_sampler_logprobs(inputs, batch, range(len(batch.responses)), ranks)
         return cls(batch, terms, inputs, [credit_of(active.term, inputs) for active in terms], max_tokens)
 
     @property
@@ -275,11 +272,10 @@ class Objective:
         groups = [scored.group for scored in self.batch.groups]
         pairs_P2 = torch.cat([plan.pairs_P2 for plan in self.plans if plan.term.evidence.unit == "pair"] or [_NO_PAIRS])
         unit_ids = units(len(self.batch.responses), pairs_P2)
-        share = share_of(rows_by_group(groups, self.rows, unit_ids), ranks)
-        _fetch_sampler_logprobs(self.inputs, self.batch, [row for part in share for row in part.rows], ranks)
-        return learner.accumulate(
-            groups, self, self.batch.temperature, rows=self.rows, unit_ids=unit_ids, entropy=self.needs_entropy
-        )
+        selection = Selection.of(groups, self.rows, unit_ids, ranks)
+        own = [row for part in selection.share for row in part.rows]
+        fetch_sampler_logprobs(self.inputs, self.batch, own, ranks)
+        return learner.accumulate(groups, self, self.batch.temperature, selection=selection, entropy=self.needs_entropy)
 
     def join(self, ranks: Ranks) -> None:
         """Combine the diagnostics of all ranks, each of which weighed its share of the mini-batch."""
@@ -341,104 +337,12 @@ class Objective:
 _NO_PAIRS = torch.empty(0, 2, dtype=torch.int64)
 
 
-def inputs_of(batch: Batch) -> ObjectiveInputs:
-    """A batch as tensors: rewards in float64, log-probabilities in float32 as the learner gives them."""
-    rewards_NG = _rewards([scored.rewards for scored in batch.groups])
-    responses = batch.responses
-    components = _components(batch, rewards_NG.shape)
-    tasks = list(dict.fromkeys(scored.group.problem.part for scored in batch.groups))
-    return ObjectiveInputs(
-        rewards_NG=rewards_NG,
-        valid_NG=~rewards_NG.isnan(),
-        mask_RT=padded([response.policy_mask for response in responses], torch.bool),
-        observed_RT=_observed(responses),
-        truncated_R=torch.tensor([response.finish_reason == "length" for response in responses]),
-        greedy_N=None if batch.greedy_rewards is None else _rewards([batch.greedy_rewards])[0],
-        old_RT=_annotation(batch.old_logprobs),
-        reference_RT=_annotation(batch.reference_logprobs),
-        sampler_RT=padded([response.sampler_logprobs for response in responses], torch.float32),
-        teacher_RT=_annotation(batch.teacher_logprobs),
-        values_RT=_annotation(batch.values),
-        components_KNG=torch.stack([values for values, _ in components]) if components else None,
-        component_weights_K=torch.tensor([weight for _, weight in components], dtype=torch.float64)
-        if components
-        else None,
-        tasks_N=torch.tensor([tasks.index(scored.group.problem.part) for scored in batch.groups])
-        if len(tasks) > 1
-        else None,
-        **_turns(responses, [row for scored in batch.groups for row in scored.components]),
-    )
-
-
-def _fetch_sampler_logprobs(inputs: ObjectiveInputs, batch: Batch, rows: Sequence[int], ranks: Ranks) -> None:
-    """Fill in the sampler's log-probabilities of these responses, where other ranks have them."""
-    assert inputs.sampler_RT is not None
-    arrays = [response.sampler_logprobs for response in batch.responses]
-    for row, values in fetch(rows, arrays, ranks).items():
-        if isinstance(arrays[row], RemoteArray):
-            inputs.sampler_RT.numpy()[row, : len(values)] = values
-
-
-def _observed(responses: Sequence[Response]) -> Tensor | None:
-    """(R, T) the tokens that the environment wrote; None: it wrote none."""
-    if not any(response.policy_mask.count(False) for response in responses):
-        return None
-    return padded([~np.asarray(response.policy_mask) for response in responses], torch.bool)
-
-
-def _components(batch: Batch, shape: torch.Size) -> list[tuple[Tensor, float]]:
-    """(N, G) value of each reward of each task and its weight; 0 for the responses to other tasks, which it says
-    nothing about."""
-    groups, size = shape
-    columns: dict[tuple[str, int], tuple[list[list[float]], float]] = {}
-    for n, scored in enumerate(batch.groups):
-        for g, row in enumerate(scored.components):
-            for k, part in enumerate(row):
-                key = scored.group.problem.part, k
-                if key not in columns:
-                    columns[key] = [[0.0] * size for _ in range(groups)], part.weight
-                columns[key][0][n][g] = part.value or 0.0
-    return [(torch.tensor(values, dtype=torch.float64), weight) for values, weight in columns.values()]
-
-
-def _turns(responses: Sequence[Response], components: Sequence[Sequence[Component]]) -> dict[str, Tensor]:
-    """The turn of every token, and what the environment gave after every turn; nothing where no reward source pays it
-    out."""
-    paid = [
-        (_environment_weight(row), response.report.turn_rewards if response.report else ())
-        for response, row in zip(responses, components, strict=True)
-    ]
-    if not any(weight and rewards for weight, rewards in paid):
-        return {}
-    return {
-        "turns_RT": padded([_turn_of_tokens(response) for response in responses], torch.int64),
-        "turn_rewards_RM": padded(
-            [[weight * reward for reward in rewards] or [0.0] for weight, rewards in paid], torch.float64
-        ),
-    }
-
-
-def _environment_weight(components: Sequence[Component]) -> float:
-    """The factor of the environment's own reward in the total; 0 where it is not in it."""
-    return sum(part.weight for part in components if part.source == ENVIRONMENT and part.value is not None)
-
-
-def _turn_of_tokens(response: Response) -> NDArray[np.int64]:
-    """(T,) the index among the policy's turns; that of the turn before for what the environment wrote."""
-    starts = sorted({turn.first for turn in response.turns if turn.role == "assistant"} - {0})
-    return np.searchsorted(starts, np.arange(len(response.token_ids)), side="right")
-
-
 def mismatch(groups: Sequence[Group]) -> list[Group]:
     """Every group's prompt with the responses of the group after it, the last one's with the first's."""
     return [
         replace(group, responses=following.without_routes().responses)
         for group, following in zip(groups, [*groups[1:], *groups[:1]], strict=True)
     ]
-
-
-def _rewards(values: Sequence[Sequence[float | None]]) -> Tensor:
-    return torch.tensor([[math.nan if r is None else r for r in row] for row in values], dtype=torch.float64)
 
 
 def teacher_kl(batch: Batch) -> float | None:
@@ -452,19 +356,6 @@ def teacher_kl(batch: Batch) -> float | None:
     ]
     gap_S = np.concatenate(gaps) if gaps else np.zeros(0)
     return sum_in_order(gap_S) / max(len(gap_S), 1)
-
-
-def _annotation(values: tuple[Sequence[float], ...] | None) -> Tensor | None:
-    return None if values is None else padded(values, torch.float32)
-
-
-def padded(values: Sequence[Any], dtype: torch.dtype) -> Tensor:
-    """(R, T) of rows of different lengths, right-padded with 0; NaN in rows that another rank has."""
-    padded_RT = torch.zeros(len(values), max(map(len, values)), dtype=dtype)
-    array_RT = padded_RT.numpy()
-    for row, numbers in enumerate(values):
-        array_RT[row, : len(numbers)] = np.nan if isinstance(numbers, RemoteArray) else numbers
-    return padded_RT
 
 
 def _update_critic(

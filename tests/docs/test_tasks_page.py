@@ -14,12 +14,13 @@ import pytest
 from reasoner.__main__ import main
 from reasoner.config import OfflineConfig, PromptConfig, SourceConfig
 from reasoner.data.offline import read_offline
-from reasoner.data.problems import load_held_out, load_problems
+from reasoner.data.problems import load_held_out
 from reasoner.data.readers import READERS
 from reasoner.data.row_report import RowReport
 from reasoner.loading import load_config
 from reasoner.records import Message
 from reasoner.runs.folder import read_evaluations, read_metrics
+from tests.sources import load_problems
 from tests.tiny import build_tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]

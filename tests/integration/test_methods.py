@@ -191,8 +191,8 @@ def test_offline_training_evaluates_on_the_problems_of_the_task_and_on_what_is_h
 
 @pytest.mark.parametrize("preset", ["dpo", "kto", "sft"])
 def test_without_a_sampler_held_out_rows_are_measured(preset: str, task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reasoner.training.build.open_engine", never)
-    monkeypatch.setattr("reasoner.training.build.ScoringService", never)
+    monkeypatch.setattr("reasoner.training.build.evaluator.open_engine", never)
+    monkeypatch.setattr("reasoner.training.build.evaluator.ScoringService", never)
     source = {"dpo": "pairs", "kto": "labelled", "sft": "demos"}[preset]
     sets = ["data.eval=none", "data.holdout=0.25", f"data.{source}.per_step=3", "evaluation={every=1}", "run.steps=3"]
     folder, _ = run(task, f"gro.preset={preset}", *sets)
@@ -212,8 +212,8 @@ def never(*_: object, **__: object) -> None:
 def test_offline_training_without_an_evaluation_starts_neither_sampler_nor_scoring(
     task: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reasoner.training.build.open_engine", never)
-    monkeypatch.setattr("reasoner.training.build.ScoringService", never)
+    monkeypatch.setattr("reasoner.training.build.evaluator.open_engine", never)
+    monkeypatch.setattr("reasoner.training.build.evaluator.ScoringService", never)
     folder, history = run(task, "gro.preset=dpo", "run.steps=12", "data.eval=none")
     assert read_evaluations(folder) == []
     assert history[-1]["term/dpo/accuracy"] == 1.0

@@ -20,15 +20,16 @@ from reasoner.cli.app import app
 from reasoner.config import Config, TermConfig
 from reasoner.errors import ConfigError, UserError
 from reasoner.gro.inputs import ObjectiveInputs
-from reasoner.gro.objective import credit_of, plan, weigh
+from reasoner.gro.objective import weigh
 from reasoner.gro.spec.presets import PRESETS, Weighted
 from reasoner.gro.spec.registry import BUILT_IN
 from reasoner.gro.spec.terms import Clip, CustomCredit, Teacher, Term
+from reasoner.gro.term_plan import credit_of, plan
 from reasoner.loading import Resolved, load_config, term_table, to_toml
 from reasoner.loading.introspection import annotation_at
 from reasoner.plugins import hookspecs
 from reasoner.plugins import manager as hooks
-from reasoner.training.build import _bound_terms
+from reasoner.training.build.trainer import _bound_terms
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "plugins" / "tanh_grpo.py"

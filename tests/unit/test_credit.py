@@ -15,7 +15,6 @@ from torch import Tensor
 
 from reasoner.gro.credit import credit, informative, returns_and_advantages
 from reasoner.gro.inputs import ObjectiveInputs
-from reasoner.gro.objective import credit_of
 from reasoner.gro.pairs import mine_pairs, units
 from reasoner.gro.spec.terms import (
     KL,
@@ -29,6 +28,7 @@ from reasoner.gro.spec.terms import (
     Term,
     Threshold,
 )
+from reasoner.gro.term_plan import credit_of
 
 Rewards = Sequence[Sequence[float | None]]
 NO_PAIRS = torch.empty(0, 2, dtype=torch.int64)

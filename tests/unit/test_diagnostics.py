@@ -10,9 +10,10 @@ from torch import Tensor
 
 from reasoner.gro.diagnostics import Diagnostics
 from reasoner.gro.inputs import ObjectiveInputs
-from reasoner.gro.objective import credit_of, plan, weigh
+from reasoner.gro.objective import weigh
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import Correction, Term
+from reasoner.gro.term_plan import credit_of, plan
 
 T = 3
 

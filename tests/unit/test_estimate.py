@@ -20,7 +20,7 @@ from reasoner.planning.memory.needs import TIGHT
 from reasoner.planning.memory.sampler import cache_token_bytes
 from reasoner.planning.memory.tokens import micro_batch_tokens
 from reasoner.processes.machine import GIB, Machine, planned_machine, this_machine
-from reasoner.training.build import _with_recomputation
+from reasoner.training.build.run_base import _with_recomputation
 from tests.unit.test_sharded_sampler import on_ranks
 
 TRUNCATED = "gro.terms.grpo.correction.kind=truncate"

@@ -10,7 +10,7 @@ import torch
 
 from reasoner.gro.inputs import ObjectiveInputs
 from reasoner.gro.links import link
-from reasoner.gro.objective import credit_of, plan, weigh
+from reasoner.gro.objective import weigh
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import (
     KL,
@@ -29,6 +29,7 @@ from reasoner.gro.spec.terms import (
     Truncate,
 )
 from reasoner.gro.spec.validation import mistake_of_term
+from reasoner.gro.term_plan import credit_of, plan
 
 GRPO, DPO = PRESETS["grpo"].term, PRESETS["dpo"].term
 ECHO = replace(PRESETS["sft"].term, source="online", evidence=Evidence(tokens="observed"))

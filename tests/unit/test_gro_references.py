@@ -17,7 +17,7 @@ from reasoner.gro.credit import returns_and_advantages
 from reasoner.gro.evidence import high_entropy_tokens
 from reasoner.gro.inputs import ObjectiveInputs
 from reasoner.gro.links import link, slope_without_credit
-from reasoner.gro.objective import credit_of, plan, weigh
+from reasoner.gro.objective import weigh
 from reasoner.gro.spec.presets import PRESETS, Weighted
 from reasoner.gro.spec.terms import (
     KL,
@@ -40,6 +40,7 @@ from reasoner.gro.spec.terms import (
     SoftClip,
     Truncate,
 )
+from reasoner.gro.term_plan import credit_of, plan
 from tests.gro_reference import (
     DETACHED,
     FRESH,

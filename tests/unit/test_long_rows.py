@@ -23,7 +23,7 @@ from reasoner.learning.model.tiling import _in_tiles, tile_mlps
 from reasoner.loading import load_config
 from reasoner.planning.feasibility import _host_memory_obstacles
 from reasoner.processes.machine import Machine, planned_machine
-from reasoner.training.build import _frozen_policy
+from reasoner.training.build.models import _frozen_policy
 from tests.architectures import build
 from tests.ragged import make_group
 from tests.tiny import build_tiny_model

@@ -27,7 +27,7 @@ from reasoner.monitoring.summary import verdicts
 from reasoner.records import Batch, Component, Group, Message, Problem, Response, ScoredGroup
 from reasoner.runs.model import best_steps
 from reasoner.training.evaluator import joined
-from reasoner.training.update import inputs_of
+from reasoner.training.objective_inputs import inputs_of
 
 RESPONSE = Response("x", (1, 2), (True, True), (-0.5, -0.5), "stop", 0)
 

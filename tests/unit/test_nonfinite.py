@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from reasoner.config import LearningConfig
+from reasoner.distributed.sharding import Selection
 from reasoner.errors import RunError
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import Term
@@ -44,12 +45,12 @@ class Failing:
         weights: WeightFunction,
         temperature: float = 1.0,
         *,
-        rows: Sequence[int] | None = None,
-        unit_ids: Sequence[int] | None = None,
+        selection: Selection | None = None,
         entropy: bool = False,
     ) -> Accumulated:
         logprobs = self.logprobs(groups, temperature)
-        for row in range(len(logprobs)) if rows is None else rows:
+        assert selection is not None
+        for row in (row for part in selection.parts for row in part.rows):
             weights([row], torch.tensor([logprobs[row]]), None)
         return Accumulated(0, 0, 0, 0, 0.0)
 

@@ -14,12 +14,13 @@ from transformers import AutoTokenizer
 
 from reasoner.config import OfflineConfig, PromptConfig
 from reasoner.data.decontamination import normal_text
-from reasoner.data.offline import OfflineData, OfflineKind, OfflineRows, load_offline, read_offline, render_offline
+from reasoner.data.offline import OfflineData, OfflineKind, OfflineRows, read_offline, render_offline
 from reasoner.data.prompts.renderer import Renderer, open_renderer, render
 from reasoner.data.row_report import RowReport
 from reasoner.distributed.ranks import Ranks
 from reasoner.errors import ConfigError, DataError
 from reasoner.records import Message, Problem, ScoredGroup
+from tests.sources import load_offline
 from tests.tiny import CHAT_TEMPLATE, build_tiny_model
 from tests.unit.test_sharded_sampler import on_ranks
 

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from reasoner.config import DataConfig, PromptConfig, SourceConfig
 from reasoner.data.decontamination import normal_text
-from reasoner.data.problems import Cursor, Splits, Stream, load_problems, load_splits, open_template
+from reasoner.data.problems import Cursor, Splits, Stream, load_splits, open_template
 from reasoner.errors import ConfigError, DataError, ReasonerError
 from reasoner.models.hub import hub_reachable
 from reasoner.records import Message, Problem
 from reasoner_tasks.generators import gsm_symbolic
+from tests.sources import load_problems
 
 PLAIN = PromptConfig()
 ROWS = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(20)]

@@ -12,8 +12,7 @@ from typing import Any, cast
 import pytest
 
 from reasoner.config import OfflineConfig, PromptConfig, SourceConfig
-from reasoner.data.offline import OfflineKind, load_offline
-from reasoner.data.problems import load_problems
+from reasoner.data.offline import OfflineKind
 from reasoner.data.prompts.renderer import Renderer, open_renderer, prompt_ids, render
 from reasoner.data.row_report import RowError, RowReport
 from reasoner.distributed.ranks import Ranks
@@ -21,6 +20,7 @@ from reasoner.errors import ConfigError, DataError
 from reasoner.loading import load_config
 from reasoner.records import Message, Problem, Prompt, Response
 from tests.chat_templates import CHATML, GEMMA, GENERATION, LLAMA_3, MISTRAL, QWEN_3, chat_tokenizer
+from tests.sources import load_offline, load_problems
 from tests.unit.test_sharded_sampler import on_ranks
 
 CHAT = PromptConfig()

@@ -24,7 +24,7 @@ from reasoner.launch import launcher as launch
 from reasoner.launch.cluster import Node
 from reasoner.launch.coordination import NodeEnd
 from reasoner.processes.stacks import forget_stacks
-from reasoner.training import build as opening
+from reasoner.training.build import evaluator
 from tests.ragged import make_group, ragged_groups
 
 
@@ -170,7 +170,7 @@ def test_gpus_that_are_hidden_are_not_those_of_an_engine(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert visible_devices() == seen
-    assert opening._devices(Faked(count=2), 2) == ",".join([*(seen or []), *(seen or [])])
+    assert evaluator._devices(Faked(count=2), 2) == ",".join([*(seen or []), *(seen or [])])
 
 
 @pytest.mark.parametrize("per_engine", [1, 2, 4])
@@ -191,7 +191,7 @@ def test_a_budget_of_calls_is_divided_without_a_rest(per_engine: int) -> None:
 def test_a_rank_has_its_part_of_the_budget_and_all_of_no_budget() -> None:
     rewards = [RewardConfig(source="judge", max_calls=11), RewardConfig(source="exact")]
     for index, expected in enumerate((6, 0, 5, 0)):
-        budgets = [each.max_calls for each in opening._rank_rewards(rewards, Ranks(index, 4), 2)]
+        budgets = [each.max_calls for each in evaluator._rank_rewards(rewards, Ranks(index, 4), 2)]
         assert budgets == [expected, None]
 
 

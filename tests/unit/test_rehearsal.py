@@ -17,7 +17,7 @@ from reasoner.planning.preflight import ready
 from reasoner.planning.rehearsal import Rehearsal, rehearse
 from reasoner.plugins import manager as plugins
 from reasoner.runs.resuming.resume import find_place
-from reasoner.training import build
+from reasoner.training.build.run_base import open_base
 from tests.command import Cli, Outcome
 from tests.resources import resources_of
 from tests.tiny import build_tiny_model
@@ -129,14 +129,14 @@ def test_an_older_run_is_resumed_with_the_date_of_its_first_start(
     sets = [changed, "prompt.system=", f"run.output={folder / 'runs'}"]
     resolved = load_config(str(folder / "online.toml"), sets=sets)
     decisions = decide(resolved.config)
-    with build._open_base(resolved, decisions, ALONE, None, ()) as base:
+    with open_base(resolved, decisions, ALONE, None, ()) as base:
         run, first = base.run.folder, base.train
     [start] = (json.loads(line) for line in (run / "starts.jsonl").read_text().splitlines())
     (run / "config.toml").write_text(to_toml(resolved.config))
     monkeypatch.setattr("reasoner.planning.sources.today", lambda: "2199-01-01")
     older = load_config(str(run / "config.toml"))
     assert "strftime_now" not in older.config.model.chat_template_kwargs
-    with find_place(run, 3) as place, build._open_base(older, decisions, ALONE, place, ()) as base:
+    with find_place(run, 3) as place, open_base(older, decisions, ALONE, place, ()) as base:
         assert base.config.model.chat_template_kwargs["strftime_now"] == start["at"][:10]
         assert base.train == first
     assert load_config(str(run / "config.toml")).config.model == base.config.model

@@ -16,13 +16,14 @@ import torch
 
 from reasoner.distributed.ranks import ALONE, Ranks
 from reasoner.distributed.remote_tokens import summary_of, whole_groups
-from reasoner.distributed.sharding import rows_by_group, same_batch, sharded_outputs, share_of, with_tokens
+from reasoner.distributed.sharding import Selection, rows_by_group, same_batch, sharded_outputs, with_tokens
 from reasoner.errors import RunError
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.io.token_array import RemoteArray, TokenArray
 from reasoner.records import Batch, Component, Group, Problem, Response, ScoredGroup, ToolCall, Turn
 from reasoner.scoring.sharded import ShardedScorer
-from reasoner.training.update import ActiveTerm, Objective, Prepared, padded
+from reasoner.training.objective_inputs import padded
+from reasoner.training.update import ActiveTerm, Objective, Prepared
 from tests.unit.test_sharded_sampler import on_ranks
 
 RESPONSES = 3
@@ -111,9 +112,9 @@ def test_every_rank_gets_the_tokens_of_its_share(count: int, per_row: int) -> No
     def rank(here: Ranks) -> tuple[int, list[Any], list[Any]]:
         here = replace(here, per_row=per_row if here.count % per_row == 0 else 1)
         groups = [scored.group for scored in sampled(here, everything)]
-        selected = rows_by_group(groups, rows)
-        same_batch(selected, here)
-        share = with_tokens(share_of(selected, here), groups, here)
+        selection = Selection.of(groups, rows, ranks=here)
+        same_batch(selection.parts, here)
+        share = with_tokens(selection.share, groups, here)
         read = [
             (p.group.prompt_ids, row, p.response(row).token_ids, p.response(row).routes)
             for p in share
@@ -166,12 +167,9 @@ class Learner:
     def __init__(self, ranks: Ranks) -> None:
         self.ranks, self.weights = ranks, dict[int, Any]()
 
-    def accumulate(
-        self, groups: Any, weights: Any, temperature: float, *, rows: Any, unit_ids: Any, entropy: bool
-    ) -> None:
-        selected = rows_by_group(groups, rows, unit_ids)
-        same_batch(selected, self.ranks)
-        for part in with_tokens(share_of(selected, self.ranks), groups, self.ranks):
+    def accumulate(self, groups: Any, weights: Any, temperature: float, *, selection: Selection, entropy: bool) -> None:
+        same_batch(selection.parts, self.ranks)
+        for part in with_tokens(selection.share, groups, self.ranks):
             for row in part.rows:
                 logprobs_RT = torch.from_numpy(-1.0 / (1 + np.asarray(part.response(row).token_ids, np.float32)))[None]
                 self.weights[row] = weights([row], logprobs_RT, None).weights_RT.tolist()
@@ -211,7 +209,7 @@ def test_what_a_rank_sends_grows_with_its_own_tokens_and_its_share() -> None:
 
         def rank(here: Ranks) -> tuple[int, int]:
             groups = [scored.group for scored in sampled(here, everything)]
-            with_tokens(share_of(rows_by_group(groups), here), groups, here)
+            with_tokens(Selection.of(groups, ranks=here).share, groups, here)
             own = groups[here.count - 1 - here.index :: here.count]
             return sum(cast(Any, here).sent), sum(len(r.token_ids) for group in own for r in group.responses)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from reasoner.config import LearningConfig
 from reasoner.distributed.ranks import Ranks
 from reasoner.distributed.remote_tokens import whole_groups
-from reasoner.distributed.sharding import ShardedPolicy
+from reasoner.distributed.sharding import Selection, ShardedPolicy
 from reasoner.errors import RunError, SamplerError, UserError
 from reasoner.gro.weights import Weights
 from reasoner.io.parquet import read_parquet, write_parquet
@@ -311,7 +311,7 @@ def test_responses_of_a_group_get_the_experts_of_one_prompt(models: dict[str, Pa
 
     replaying = learner(models["qwen3_moe"], share_prompts="always")
     whole = replaying.logprobs([complete], 1.0)
-    replaying.accumulate([complete], weights, 1.0, rows=[2, 3])
+    replaying.accumulate([complete], weights, 1.0, selection=Selection.of([complete], [2, 3]))
     for row in (2, 3):
         assert new[row][: len(whole[row])] == pytest.approx(list(whole[row]), abs=1e-5)
 

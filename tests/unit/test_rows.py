@@ -13,11 +13,12 @@ import pytest
 
 from reasoner.config import DataConfig, PromptConfig, SourceConfig
 from reasoner.data.decontamination import hold_out, question_key
-from reasoner.data.problems import Splits, load_held_out, load_problems, load_splits
+from reasoner.data.problems import Splits, load_held_out, load_splits
 from reasoner.data.prompts import templates
 from reasoner.data.row_report import NAMED, RowError, RowReport
 from reasoner.errors import ConfigError, DataError
 from reasoner.records import Message, Problem
+from tests.sources import load_problems
 
 PLAIN = PromptConfig()
 ROWS = [{"question": f"What is {n} + {n}?", "answer": str(2 * n)} for n in range(40)]

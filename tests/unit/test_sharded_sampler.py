@@ -23,7 +23,7 @@ from reasoner.errors import SamplerError
 from reasoner.records import Group, Message, Problem, Prompt, Receipt, SamplingParams
 from reasoner.sampling.base import Sampler, TokenRequest
 from reasoner.sampling.sharded import ShardedSampler
-from reasoner.training import build
+from reasoner.training.build import evaluator
 from reasoner.training.synced_sampler import SyncedSampler
 from reasoner.trajectories.sampler import TrajectorySampler
 from tests.tiny import byte_tokenizer
@@ -333,7 +333,7 @@ def test_with_a_budget_of_calls_every_engine_samples_what_it_was_dealt(budget: i
 
     def rank(here: Ranks) -> dict[str, Group]:
         engine = TrajectorySampler(SeededTokens(wait if here.index == 0 else lambda: None, sequences=2))
-        with build._sharded(engine, rewards, here, 1) as sampler:
+        with evaluator._sharded(engine, rewards, here, 1) as sampler:
             groups = list(sampler.sample(prompts, 2, SamplingParams(1.0, 64, seed=3)))
         finished.set()
         return {group.problem.id: group for group in groups}

@@ -18,9 +18,10 @@ from reasoner.distributed.ranks import Ranks
 from reasoner.distributed.sharding import ShardedPolicy, rows_by_group, shares_of
 from reasoner.errors import ConfigError, DataError, SamplerError, UserError
 from reasoner.gro.inputs import ObjectiveInputs
-from reasoner.gro.objective import credit_of, plan, weigh
+from reasoner.gro.objective import weigh
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import KL, Advantage, Aggregation, Teacher, Term
+from reasoner.gro.term_plan import credit_of, plan
 from reasoner.loading import load_config
 from reasoner.models.tokenizer import open_tokenizer
 from reasoner.planning.resources import _teacher_folder
@@ -28,7 +29,7 @@ from reasoner.planning.teacher import check_same_tokenizer, teacher_prompts
 from reasoner.records import Batch, Group, Message, Problem, Prompt, Response, ScoredGroup
 from reasoner.sampling.server.compatibility import ServerRequirements
 from reasoner.sampling.server.policy import ServedPolicy
-from reasoner.training.teacher import SolutionReader
+from reasoner.training.build.models import SolutionReader
 from reasoner.training.update import teacher_kl
 from tests.tiny import build_tiny_model
 from tests.unit.fake_vllm import fake_servers

@@ -11,13 +11,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from reasoner.config import PromptConfig, SourceConfig
-from reasoner.data.problems import load_problems
 from reasoner.data.prompts import templates
 from reasoner.data.prompts.renderer import open_renderer, render
 from reasoner.data.prompts.templates import FailedError, Template, UnboundedError
 from reasoner.errors import ConfigError
 from reasoner.records import Message, Problem
 from reasoner_rewards.judge import JudgeOptions
+from tests.sources import load_problems
 from tests.tiny import CHAT_TEMPLATE
 
 LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"

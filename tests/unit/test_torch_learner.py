@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from reasoner.config import LearningConfig
+from reasoner.distributed.sharding import Selection
 from reasoner.errors import RunError, UserError
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import Evidence, Term
@@ -269,7 +270,11 @@ def test_nor_does_the_gradient_of_the_entropy(tiny: Path, shared_learner: TorchL
     with cut_by(policy, draw_packing(data)):
         for offset, groups, unit_ids in data.draw(st.permutations(calls), label="order"):
             done = shared_learner.accumulate(
-                groups, weights_and_bonus(offset), TEMPERATURE, unit_ids=unit_ids, entropy=True
+                groups,
+                weights_and_bonus(offset),
+                TEMPERATURE,
+                selection=Selection.of(groups, unit_ids=unit_ids),
+                entropy=True,
             )
             loss, entropy = loss + done.loss, entropy + done.entropy
     expected, expected_loss, expected_entropy = plain_gradients_with_bonus(tiny)
@@ -309,7 +314,7 @@ def test_pairs_are_weighed_together_however_the_batch_is_cut(
     unit = {row: 100 + number for number, pair in enumerate(PAIRS) for row in pair}
     unit_ids = [unit.get(row, row) for row in range(len(RESPONSES))]
     with cut_by(policy, draw_packing(data)):
-        shared_learner.accumulate(GROUPS, pair_weights, TEMPERATURE, unit_ids=unit_ids)
+        shared_learner.accumulate(GROUPS, pair_weights, TEMPERATURE, selection=Selection.of(GROUPS, unit_ids=unit_ids))
     assert_same_gradient(gradients(policy.model), plain_pair_gradients(tiny), 1e-9)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reasoner.distributed.sharding import rows_by_group
+from reasoner.distributed.sharding import Selection
 from reasoner.gro.spec.presets import PRESETS
 from reasoner.gro.spec.terms import KL, Advantage, Aggregation, Source, Term
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
@@ -57,13 +57,13 @@ class RememberingLearner:
         weights: WeightFunction,
         temperature: float,
         *,
-        rows: Sequence[int] | None = None,
-        unit_ids: Sequence[int] | None = None,
+        selection: Selection | None = None,
         entropy: bool = False,
     ) -> Accumulated:
         responses = [r for g in groups for r in g.responses]
         self.calls.append((temperature, entropy))
-        units = [unit for group in rows_by_group(groups, rows, unit_ids) for unit in group.units]
+        assert selection is not None
+        units = [unit for part in selection.parts for unit in part.units]
         for unit in reversed(units):
             width = max(len(responses[row].token_ids) for row in unit)
             entropies_RT = torch.arange(width).expand(len(unit), width) / 10 if entropy else None

@@ -20,7 +20,6 @@ from reasoner.gro.evidence import response_evidence
 from reasoner.gro.importance import correction
 from reasoner.gro.kl import kl_estimate
 from reasoner.gro.links import link
-from reasoner.gro.objective import plan
 from reasoner.gro.pairs import mine_pairs
 from reasoner.gro.spec.schedules import Ramp, Schedule, factor
 from reasoner.gro.spec.terms import (
@@ -34,6 +33,7 @@ from reasoner.gro.spec.terms import (
     Link,
     Pairing,
 )
+from reasoner.gro.term_plan import plan
 from reasoner.learning.schedule import LearningRateDecay, learning_rate
 
 WORDS = ("reasoner.gro.spec.describe", "reasoner.gro.spec.registry", "reasoner.gro.spec.validation")

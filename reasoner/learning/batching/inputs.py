@@ -23,6 +23,9 @@ from reasoner.learning.batching.shapes import Segments, SequenceShape
 from reasoner.records import Response
 
 _Numbers = NDArray[np.int64]
+ModelOutputs = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
+"""(S,) log-probabilities, (S,) entropies, (R,) balance of the routers, and (S,) the share of the layers in which a
+router would have chosen other experts than those that it was given, -1 where it was given none; None: not asked for."""
 
 
 @dataclass(frozen=True, slots=True)

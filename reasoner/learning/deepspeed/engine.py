@@ -33,14 +33,14 @@ from reasoner.config import LearningConfig, LoraConfig
 from reasoner.distributed.ranks import ALONE, Ranks, share_patience
 from reasoner.distributed.sharding import (
     GroupRows,
+    Selection,
     rows_by_group,
     same_batch,
     sharded_outputs,
-    share_of,
     with_tokens,
 )
 from reasoner.errors import RunError
-from reasoner.learning.batching.inputs import ModelInputs, policy_mask
+from reasoner.learning.batching.inputs import ModelInputs, ModelOutputs
 from reasoner.learning.batching.packing import MicroBatch, PackedSequence
 from reasoner.learning.batching.weighing import WeightedLoss, weigh_batch
 from reasoner.learning.deepspeed.settings import deepspeed_settings
@@ -49,7 +49,7 @@ from reasoner.learning.device import prepare_device
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.model.model_weights import Dtype, Fetch
 from reasoner.learning.model.options import ModelOptions
-from reasoner.learning.model.policy import ModelOutputs, TorchPolicy
+from reasoner.learning.model.policy import TorchPolicy
 from reasoner.learning.optimizer import STEM, TRAINED, load_version, save_version, skip_reason, trained_weights
 from reasoner.learning.schedule import learning_rate
 from reasoner.learning.sequence_parallel import SequenceRanks
@@ -174,21 +174,19 @@ class DeepspeedLearner:
         weights: WeightFunction,
         temperature: float,
         *,
-        rows: Sequence[int] | None = None,
-        unit_ids: Sequence[int] | None = None,
+        selection: Selection | None = None,
         entropy: bool = False,
     ) -> Accumulated:
-        selected = rows_by_group(groups, rows, unit_ids)
-        same_batch(selected, self._ranks)
-        self._check(selected, groups, temperature)
-        count = sum(len(group.rows) for group in selected)
-        share = with_tokens(share_of(selected, self._ranks), groups, self._ranks)
-        batches = self.policy.packing.micro_batches(share)
+        selection = selection or Selection.of(groups, ranks=self._ranks)
+        same_batch(selection.parts, self._ranks)
+        self._check(selection.parts, groups, temperature)
+        balance_weight = self._config.router_loss / max(sum(len(part.rows) for part in selection.parts), 1)
+        batches = self.policy.packing.micro_batches(with_tokens(selection.share, groups, self._ranks))
         responses = [response for group in groups for response in group.responses]
         weighed: list[WeightedLoss] = []
         for batch in self._rounds(batches):
             if batch:
-                weighed.append(self._accumulate_one(batch, responses, count, weights, temperature, entropy))
+                weighed.append(self._accumulate_one(batch, responses, balance_weight, weights, temperature, entropy))
             else:
                 self._idle_pass(temperature, entropy)
         counts = Accumulated.of(batches, weighed)
@@ -204,23 +202,15 @@ class DeepspeedLearner:
         self,
         batch: MicroBatch,
         responses: Sequence[Response],
-        count: int,
+        balance_weight: float,
         weights: WeightFunction,
         temperature: float,
         entropy: bool,
     ) -> WeightedLoss:
-        """Forward, weigh, backward; no backward where every weight is 0 and no other rank waits for it.
-
-        Args:
-            count: the responses of all micro-batches, of all ranks.
-        """
+        """Forward, weigh, backward; no backward where every weight is 0 and no other rank waits for it."""
         inputs = self.policy.inputs(batch)
-        logprobs_S, entropies_S, balance_R, rerouted_S = scores = self._engine(inputs, temperature, entropy)
-        weighed = weigh_batch(batch, responses, inputs, logprobs_S, entropies_S, weights)
-        if balance_R is not None:
-            weighed = weighed.balanced(balance_R, self._config.router_loss / count)
-        if rerouted_S is not None:
-            weighed = weighed.counted(rerouted_S, policy_mask(batch, responses, rerouted_S.device))
+        scores = self._engine(inputs, temperature, entropy)
+        weighed = weigh_batch(batch, responses, inputs, scores, weights, balance_weight)
         if weighed.nonzero or self._ranks.count > 1:
             # A loss that is not finite spoils the gradient, also where its derivative would be: the step is skipped.
             factor = self._ranks.count if math.isfinite(float(weighed.loss.detach())) else math.nan

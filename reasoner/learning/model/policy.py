@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from reasoner.distributed.sharding import GroupRows, rows_by_group
-from reasoner.learning.batching.inputs import ModelInputs
+from reasoner.learning.batching.inputs import ModelInputs, ModelOutputs
 from reasoner.learning.batching.logit_chunk import choose_logit_chunk
 from reasoner.learning.batching.packing import MicroBatch, PackedSequence
 from reasoner.learning.device import device_bytes
@@ -27,9 +27,6 @@ from reasoner.records import Group
 
 __all__ = ["Dtype", "ModelOptions", "Packing", "TorchPolicy"]
 
-ModelOutputs = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
-"""(S,) log-probabilities, (S,) entropies, (R,) balance of the routers, and (S,) the share of the layers in which a
-router would have chosen other experts than those that it was given, -1 where it was given none; None: not asked for."""
 COMPARED_TOKENS = 64
 """last tokens of a response that the comparison with a plain forward pass reads: it holds their whole logits"""
 
