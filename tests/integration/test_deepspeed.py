@@ -145,15 +145,13 @@ def largest_difference(got: list[list[list[float]]], expected: list[list[list[fl
     )
 
 
-@pytest.mark.parametrize(
-    ("ranks", "name"), [*cases("float32"), *(("second", name) for name in ON_SECOND_DEVICE if name != "bfloat16")]
-)
+@pytest.mark.parametrize(("ranks", "name"), [*cases("float32"), ("second", "float32"), ("second", "lora")])
 def test_deepspeed_makes_the_steps_of_the_torch_engine(outcomes: Path, ranks: str, name: str) -> None:
     expected = next((kind for kind in ("qlora", "lora", "experts") if kind in name), "float32")
     gradient, weights, facts = outcome(outcomes / "torch" / f"{expected}.safetensors")
     got_gradient, got_weights, got = outcome(outcomes / ranks / "rank-0" / f"{name}.safetensors")
     assert distance(got_gradient, gradient) < 1e-5
-    assert distance(got_weights, weights) < (3e-5 if "experts" in name else 1e-5)
+    assert distance(got_weights, weights) < 1e-5
     versions = 6 if expected == "experts" else 4  # routers learn also where no token weighs anything
     assert got["version"] == facts["version"] == versions
     for mine, expected in zip(got["reports"], facts["reports"], strict=True):
