@@ -28,8 +28,10 @@ from reasoner.learning.learner import WeightFunction
 from reasoner.learning.model import attention
 from reasoner.learning.model.backbone import Packing
 from reasoner.learning.model.model_weights import Dtype
+from reasoner.models.loading import check_weights_at_hand
 from reasoner.records import Group
 from reasoner.training.critic_update import _Regression
+from tests.architectures import build
 from tests.ragged import make_response, ragged_groups
 from tests.tiny import build_tiny_model
 
@@ -409,3 +411,14 @@ def test_the_first_batch_finds_a_forward_pass_that_is_wrong(
     monkeypatch.setattr(attention, "_sequence", _ignore_rows)
     with pytest.raises(RunError, match="hidden states of packed responses differ from those of single sequences"):
         critic.values(GROUPS)
+
+
+def test_a_model_without_hidden_states_of_its_own_is_refused_as_a_critic_by_name(tmp_path: Path) -> None:
+    whole = build("llama4", tmp_path)
+    with pytest.raises(UserError, match="has Llama4ForConditionalGeneration with its output layer alone, so that a"):
+        check_weights_at_hand(str(whole), False, head=False)
+    text = {**json.loads((whole / "config.json").read_text())["text_config"], "architectures": ["Llama4ForCausalLM"]}
+    (part := tmp_path / "text").mkdir()
+    (part / "config.json").write_text(json.dumps(text))
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(part)).save_pretrained(part)
+    check_weights_at_hand(str(part), False, head=False)

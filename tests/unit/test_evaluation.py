@@ -2,6 +2,7 @@ import itertools
 import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,8 @@ class FakeSampler:
     def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams | ParamsByTask) -> Iterator[Group]:
         for prompt in reversed(prompts):
             answers = self.answers[prompt.problem.id][:n]
-            yield Group(prompt.problem, prompt.token_ids, tuple(response(answer) for answer in answers))
+            responses = (replace(response(answer), routes=(3, 1)) for answer in answers)
+            yield Group(prompt.problem, prompt.token_ids, tuple(responses))
 
     def sample_some(self, *arguments: object) -> Iterator[Group]:
         raise NotImplementedError
@@ -143,6 +145,7 @@ def test_evaluate_overlaps_counts_progress_and_keeps_the_order_of_the_prompts() 
         lambda done, total: seen.append((done, total)),
     )
     assert [g.group.problem.id for g in groups] == ["a", "b", "c"]
+    assert not any(response.routes for g in groups for response in g.group.responses)  # nobody learns from them
     assert seen == [(0, 6), (2, 6), (4, 6), (6, 6)]
     assert (evaluation.problems, evaluation.samples, evaluation.abstained) == (3, 2, 0)
     assert evaluation.accuracy is not None

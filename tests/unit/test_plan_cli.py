@@ -186,6 +186,15 @@ def test_on_a_small_gpu_a_base_of_4_bits_is_proposed_where_nothing_else_fits(
     assert {moment["verdict"] for moment in again["moments"]} == {"fits", "not known"}
 
 
+@pytest.mark.parametrize("task", ["calc", "code-contests", "code-mbpp", "code-stdin", "guess-number", "math-python"])
+def test_the_profiles_for_a_small_gpu_fit_there(cli: Cli, seven: str, task: str) -> None:
+    fitting = json.loads(
+        cli("plan", task, "--gpu-memory", "24", "--profile", "small-gpu", "--model", seven, "--json").out
+    )
+    assert fitting["change"] == {}
+    assert {moment["verdict"] for moment in fitting["moments"]} == {"fits", "not known"}
+
+
 def test_the_profile_for_a_small_gpu_fits_there(cli: Cli, seven: str) -> None:
     fitting = json.loads(cli(*SMALL, "small-gpu", "--model", seven, "--json").out)
     assert fitting["change"] == {}
