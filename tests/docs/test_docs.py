@@ -18,6 +18,7 @@ from reasoner.config import Config
 from reasoner.loading import load_config
 from reasoner.loading.introspection import keys_of
 from reasoner.monitoring.alarms import RULES
+from reasoner.plugins.options import field_documents
 from scripts import harness
 from scripts.document import written
 from scripts.keys import classes_in
@@ -34,8 +35,9 @@ def test_tables_are_up_to_date(page: Path) -> None:
 
 def fields_of(section: type[BaseModel]) -> Iterator[tuple[str, str]]:
     """Each field with its documentation, those of the sections inside included."""
+    documents = field_documents(section)
     for name, field in section.model_fields.items():
-        yield f"{section.__name__}.{name}", " ".join((field.description or "").split())
+        yield f"{section.__name__}.{name}", " ".join(documents.get(name, "").split())
         for inner in classes_in(field.annotation):
             if issubclass(inner, BaseModel):
                 yield from fields_of(inner)
