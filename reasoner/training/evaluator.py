@@ -130,8 +130,8 @@ def evaluate(
     """
     _places(prompts)
     # nobody learns from them, and the experts of their tokens would be kept until the last response is there
-    sampled = (group.without_routes() for group in sampler.sample(prompts, samples, params))
-    sampled = track_progress(sampled, len(prompts) * samples, progress)
+    without_routes = (group.without_routes() for group in sampler.sample(prompts, samples, params))
+    sampled = track_progress(without_routes, len(prompts) * samples, progress)
     groups = in_order(list(scorer.score(sampled)), prompts, samples)
     return summarise(groups, samples, criterion), groups
 
