@@ -207,7 +207,7 @@ def find_place(folder: Path, steps: int, *, accept: bool = False) -> Iterator[Pl
             f"with `kill {process}`: it saves where it is."
         ) from None
     with lock:
-        history = _history(folder)
+        history = [{name: value for name, value in row.items() if name != "step"} for row in read_metrics(folder)]
         _check_steps(folder, steps, len(history), state)
         _check_lines(folder / "warnings.jsonl", "a warning")
         if is_there(folder / TIMELINE):
@@ -225,10 +225,6 @@ def find_place(folder: Path, steps: int, *, accept: bool = False) -> Iterator[Pl
             accept=accept,
             forgets=accept or loses_scores(read_starts(folder), step or 0),
         )
-
-
-def _history(folder: Path) -> list[dict[str, float]]:
-    return [{name: value for name, value in row.items() if name != "step"} for row in read_metrics(folder)]
 
 
 def _status(folder: Path) -> tuple[str, int]:
