@@ -32,6 +32,21 @@ def write_page(page: str, source: str, text: str) -> None:
     (PAGES / page).write_text(f"<!-- written by scripts/{source} -->\n{text}\n", encoding="utf-8")
 
 
+def write_block(page: str, source: str, text: str) -> None:
+    """Write what a script measured into the block of a page of `PAGES` that has its name; the prose around it stays.
+
+    Raises:
+        ValueError: the page has no such block.
+    """
+    file = PAGES / page
+    mark, end = f"<!-- written by scripts/{source} -->\n", "<!-- end -->"
+    before, begun, rest = file.read_text(encoding="utf-8").partition(mark)
+    _, ended, after = rest.partition(end)
+    if not begun or not ended:
+        raise ValueError(f"{file} has no block that begins with {mark.strip()!r} and ends with {end!r}: add one")
+    file.write_text(f"{before}{mark}{text}\n{end}{after}", encoding="utf-8")
+
+
 def spread(values: Sequence[float], form: str = ".1f") -> str:
     """Median and range: `1.0 [0.9, 1.2]`."""
     return f"{median(values):{form}} [{min(values):{form}}, {max(values):{form}}]"

@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from reasoner.config import Config
 from reasoner.loading.messages import show_value
+from reasoner.plugins.options import field_documents
 
 PLAIN = {bool: "true or false", int: "whole number", float: "number", str: "text"}
 BOUNDS = {"ge": "from", "gt": "above", "le": "to", "lt": "below"}
@@ -45,7 +46,11 @@ def _section(table: type[BaseModel]) -> str:
     heading, _, text = " ".join((inspect.getdoc(table) or "").split()).partition(": ")
     if not text:
         heading, text = "Top level", heading
-    rows = [f"| `{name}` | {_takes(field)} | {_default(field)} | {_meaning(field)} |" for name, field in _own(table)]
+    meanings = field_documents(table)
+    rows = [
+        f"| `{name}` | {_takes(field)} | {_default(field)} | {_cell(meanings.get(name, ''))} |"
+        for name, field in _own(table)
+    ]
     header = ["| key | takes | default | meaning |", "|---|---|---|---|"]
     return "\n".join([f"## {heading}", "", text[:1].upper() + text[1:], "", *header, *rows, ""])
 
@@ -57,8 +62,8 @@ def _own(table: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
             yield name, field
 
 
-def _meaning(field: FieldInfo) -> str:
-    return " ".join((field.description or "").split()).replace("|", "\\|")
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _takes(field: FieldInfo) -> str:

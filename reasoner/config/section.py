@@ -21,7 +21,6 @@ class Section(BaseModel):
         extra="forbid",
         frozen=True,
         strict=True,
-        use_attribute_docstrings=True,
         allow_inf_nan=False,
         defer_build=True,  # hosts of workers, and commands that only look, import sections and check none
     )

@@ -16,11 +16,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pyarrow as pa
@@ -126,7 +127,9 @@ def _batches(path: Path, type_: type[Any], struct: _Column, columns: Sequence[st
                 _check_columns(path, file.schema_arrow, type_, struct)
                 rows = _batch_rows(path, file.metadata, most)
                 unpacked = 0
-                for batch in file.iter_batches(rows, columns=list(columns)):
+                # threads for a handful of rows cost more than they save, on a busy machine many times as much
+                threads = file.metadata.num_rows > BATCH_ROWS
+                for batch in file.iter_batches(rows, columns=list(columns), use_threads=threads):
                     unpacked += batch.nbytes
                     if unpacked > most:
                         raise _bomb(path, most)
@@ -228,6 +231,12 @@ _SCALARS = {
 
 def _struct(type_: type[Any], where: str = "") -> _Column:
     """A dataclass as a struct with one child per field; `where` is the path of the field for messages."""
+    return _cached_struct(cast(Hashable, type_), where)
+
+
+@cache
+def _cached_struct(type_: Any, where: str) -> _Column:
+    """Reading the type hints of a rollout takes longer than reading a small file of them."""
     hints = get_type_hints(type_, include_extras=True)
     columns = {f.name: _column(hints[f.name], f"{where}.{f.name}".lstrip(".")) for f in dataclasses.fields(type_)}
     arrow = pa.struct([pa.field(name, column.type, column.nullable) for name, column in columns.items()])

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import BaseModel
 
 from reasoner.config import Config
+from reasoner.plugins.options import field_documents
 
 Path = tuple[str, ...]
 """the parts of a dotted key: `("gro", "terms", "grpo", "weight")`; an entry of `[[rewards]]` is named by its source"""
@@ -101,9 +102,7 @@ def last_parts(path: Path = ()) -> frozenset[str]:
 def document_of(path: Path) -> str:
     """The docstring under the field, or nothing."""
     owner = _bare(annotation_at(path[:-1])) if path else None
-    if isinstance(owner, type) and issubclass(owner, BaseModel) and path[-1] in owner.model_fields:
-        return owner.model_fields[path[-1]].description or ""
-    return ""
+    return field_documents(owner).get(path[-1], "") if isinstance(owner, type) and issubclass(owner, BaseModel) else ""
 
 
 def _fields(annotation: Any, kind: str | None) -> Mapping[str, Any] | None:

@@ -70,12 +70,12 @@ def warning(warned: Warned) -> str:
 
 def alerts(metrics: Mapping[str, float]) -> list[str]:
     """What should not happen, and did."""
-    lines_ = []
-    for task, own in by_task(metrics).items():
-        for source in sources(own):
-            failed = own.get(f"reward/{source}/failed", 0.0)
-            if failed:
-                lines_.append(f"{_of(task, source)} FAILED in {number(failed, 'share')} of its calls")
+    failed = {name: share for name, share in metrics.items() if share and name.endswith("/failed")}
+    lines_ = [
+        f"{_of(task, source)} FAILED in {number(own[f'reward/{source}/failed'], 'share')} of its calls"
+        for task, own in by_task(failed).items()
+        for source in sources(own)
+    ]
     if metrics.get("reward/abstained", 0.0):
         lines_.append(f"{number(metrics['reward/abstained'], 'share')} of the responses ABSTAINED")
     if metrics.get("update/not_finite") or metrics.get("critic/not_finite"):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from itertools import pairwise
 from typing import Any, ClassVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -103,6 +106,35 @@ def model_of(name: str, function: Callable[..., Any], parameters: Iterable[inspe
         described = Field(default, description=meanings.get(parameter.name))
         fields[parameter.name] = (hints.get(parameter.name, Any), described)
     return create_model(name, __config__=ConfigDict(extra="forbid", frozen=True), **fields)
+
+
+@cache
+def field_documents(model: type[BaseModel]) -> dict[str, str]:
+    """What each field of a model means: its description, or the docstring under it.
+
+    The source is read when somebody asks. pydantic's `use_attribute_docstrings` reads it when the class is made: in
+    every host and rank, and the longer the more modules there are.
+    """
+    documents: dict[str, str] = {}
+    for owner in reversed(model.__mro__[: model.__mro__.index(BaseModel)]):
+        documents |= _attribute_docstrings(owner)
+    described = {name: field.description for name, field in model.model_fields.items() if field.description}
+    return {name: text for name, text in (documents | described).items() if name in model.model_fields}
+
+
+def _attribute_docstrings(owner: type) -> dict[str, str]:
+    try:
+        source = inspect.getsource(owner)
+    except (OSError, TypeError):  # made by a program
+        return {}
+    [statement] = ast.parse(f"if True:\n{source}" if source[0].isspace() else source).body
+    body = (statement.body[0] if isinstance(statement, ast.If) else statement).body  # type: ignore[attr-defined]
+    return {
+        field.target.id: inspect.cleandoc(text.value.value)
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }
 
 
 def prose_of(documented: object) -> str:

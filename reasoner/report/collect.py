@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,8 +13,8 @@ from pathlib import Path
 
 from reasoner.errors import DataError
 from reasoner.evaluation.examples import Example
-from reasoner.io.bounded_files import LARGE_BYTES, is_there
-from reasoner.io.serialization import read_jsonl
+from reasoner.io.bounded_files import LARGE_BYTES, is_there, read_lines
+from reasoner.io.serialization import from_json, read_jsonl
 from reasoner.monitoring.alarms import Warned
 from reasoner.monitoring.lines import alerts
 from reasoner.monitoring.summary import PHASES, REST, gate_lines, time_by_phase, verdicts
@@ -157,9 +158,13 @@ def _timeline(run: SavedRun) -> tuple[StepTimeline, ...]:
     file = run.folder / TIMELINE
     if not run.metrics or not is_there(file):
         return ()
-    committed = {metrics["step"] for metrics in run.metrics}
-    found = read_jsonl(file, StepTimeline, appended=True, most=LARGE_BYTES)
-    return tuple(each for each in found[-STEPS - 1 :] if each.step in committed)[-STEPS:]
+    # one more than are shown: a step that was not committed may follow
+    lines = deque((line for line in read_lines(file, LARGE_BYTES) if line.endswith(b"\n")), maxlen=STEPS + 1)
+    try:
+        last = [from_json(line, StepTimeline) for line in lines]
+    except DataError as error:
+        raise DataError(f"{file}, one of the last {len(lines)} lines: {error}") from error
+    return tuple(timeline for timeline in last if timeline.step <= run.steps)[-STEPS:]
 
 
 def _alerts(history: Sequence[Mapping[str, float]]) -> Iterator[str]:

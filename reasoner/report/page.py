@@ -222,10 +222,11 @@ def _hover(report: ReportData) -> dict[str, Any]:
         panel.key: {
             "unit": panel.unit,
             "x": [x.low, x.high, x.start, x.end],
-            "series": [_numbers(thin(curve)) for curve in panel.series],
+            "series": [_numbers(curve) for curve in curves],
         }
         for panel in report.charts
-        for x in [svg.steps_of(panel)]
+        for curves in [[thin(curve) for curve in panel.series]]
+        for x in [svg.steps_of(curves)]
     }
 
 

@@ -153,11 +153,13 @@ def _panels(title: str, names: Sequence[str], runs: Sequence[SavedRun], spreads:
 
 def _curve(text: str, colour: int, run: SavedRun, spread: Spread, name: str) -> Series:
     curve = series(text, colour, run.metrics, name)
-    halves = tuple(
-        half_width([group.means[name] for group in spread.get(int(step), ()) if name in group.means])
-        for step in curve.steps
-    )
-    return replace(curve, half=halves) if any(map(math.isfinite, halves)) else curve
+    half_widths = {
+        float(step): half_width([group.means[name] for group in groups if name in group.means])
+        for step, groups in spread.items()
+    }
+    if not any(map(math.isfinite, half_widths.values())):
+        return curve
+    return replace(curve, half=tuple(half_widths.get(step, math.nan) for step in curve.steps))
 
 
 def _evaluation_series(text: str, colour: int, evaluations: Sequence[Evaluated], name: str) -> Series:

@@ -381,7 +381,17 @@ def as_read(metrics: Mapping[str, float | None]) -> dict[str, float]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The metrics of every committed step, `step` included, which is the number of the line; null is read as NaN.
+    """The metrics of every committed step (`iterate_metrics`).
+
+    Raises:
+        DataError: no such file, or a malformed line.
+    """
+    return [*iterate_metrics(folder)]
+
+
+def iterate_metrics(folder: Path) -> Iterator[dict[str, float]]:
+    """The metrics of one committed step after the other, `step` included, which is the number of the line; null is read
+    as NaN.
 
     The last line may have been cut by a kill; it has no newline then, was not committed, and is left out.
 
@@ -389,8 +399,9 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
         DataError: no such file, or a malformed line.
     """
     path = folder / "metrics.jsonl"
-    lines = enumerate(read_lines(path, METRICS_BYTES, SMALL_BYTES), 1)
-    return [_metrics(path, number, line) for number, line in lines if line.endswith(b"\n")]
+    for number, line in enumerate(read_lines(path, METRICS_BYTES, SMALL_BYTES), 1):
+        if line.endswith(b"\n"):
+            yield _metrics(path, number, line)
 
 
 def read_evaluations(folder: Path) -> list[Evaluated]:

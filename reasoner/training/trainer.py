@@ -446,7 +446,7 @@ class Trainer:
             Summary(
                 task=self.config.task,
                 correct=listed_criteria(Criterion.of_tasks(self.config)) if self.config.has_sampler else "",
-                history=self.history[:],
+                history=self.history,
                 warnings=self.alarms.raised,
                 evaluations=(before, after) if before and after else None,
                 examples=self._examples(),

@@ -42,7 +42,7 @@ _COMMAND = [PYTHON, *ISOLATED, "program.py"]
 class PythonOptions(BaseModel):
     """Options of `python`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     keep_variables: bool = False
     """whether one interpreter serves all calls of a response, so that a program finds the variables of those before it

@@ -34,7 +34,7 @@ _DRESSED = re.compile(r"[\s$*_`'\"]*[(\[]?\s*(\w)\s*(?:[)\].:][)\].:]*(?:\s.*)?)
 class ChoiceOptions(BaseModel):
     """Options of `choice`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     letters: str = Field(default="ABCDE", min_length=2)
     """the letters (or digits) that name the choices; their case counts"""

@@ -23,7 +23,7 @@ _VALUED = frozenset("%‰")
 class ExactOptions(BaseModel):
     """Options of `exact`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     normalise: tuple[NormaliseStep, ...] = ("case", "space", "punctuation")
     """what does not count: case, the kind and amount of white space, punctuation without a value"""

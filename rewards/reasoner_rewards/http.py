@@ -19,7 +19,7 @@ OWN_HEADERS = ("accept", "accept-encoding", "connection", "content-length", "con
 class HttpOptions(BaseModel):
     """Options of `http`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: Url
     """where batches are posted to"""

@@ -23,7 +23,7 @@ LANGUAGE_SEED = 0
 class InstructionsOptions(BaseModel):
     """Options of `instructions`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     checkers: Checkers = "own"
     """which instructions there are: those of this source (`own`), or those of IFEval or IFBench, which need

@@ -22,7 +22,7 @@ LABELS = ("", "json")
 class JsonSchemaOptions(BaseModel):
     """Options of `json_schema`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_inline: dict[str, Any] | None = None
     """the JSON Schema itself"""

@@ -65,7 +65,7 @@ Answer with one JSON object and nothing else: {{"score": S, "reason": "R"}}. S i
 class JudgeOptions(BaseModel):
     """Options of `judge`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: Url
     """address of the API, to which `/chat/completions` is added: `http://localhost:8000/v1`"""

@@ -54,7 +54,7 @@ _COMMAND = re.compile(r"\\[A-Za-z]+|</?\w{1,20}>")
 class LanguageOptions(BaseModel):
     """Options of `language`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     expect: Language
     """ISO 639-1 code of the language"""

@@ -17,7 +17,7 @@ OWNERS: dict[str, LengthShape] = {"cache_tokens": "soft_overlong", "shortest": "
 class LengthOptions(BaseModel):
     """Options of `length`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: LengthShape = "soft_overlong"
     """the curve"""

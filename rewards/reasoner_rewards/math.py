@@ -12,7 +12,7 @@ from reasoner_rewards.extraction import ExtractionMode, final_answer, reference_
 class MathOptions(BaseModel):
     """Options of `math`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     extract: ExtractionMode = "strict"
     """`strict`: only `\\boxed{}` and `####`; `lenient`: also "the answer is", the last formula and the last number, to

@@ -21,7 +21,7 @@ _FLAGS = {"a": re.ASCII, "i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL, 
 class RegexOptions(BaseModel):
     """Options of `regex`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     flags: str = Field(default="", pattern="^[aimsx]*$")
     """Python's inline flags: `i` ignores case, `s` lets a dot match a line end, `m`, `x`, `a`"""

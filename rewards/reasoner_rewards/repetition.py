@@ -22,7 +22,7 @@ _WORD = re.compile(rf"\w{{1,{MAX_WORD_CHARS}}}|[^\w\s]")
 class RepetitionOptions(BaseModel):
     """Options of `repetition`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     n: Annotated[int, Field(ge=1, le=200)] = 20
     """units per n-gram"""

@@ -27,7 +27,7 @@ ENDING_S = 10.0
 class RewardModelOptions(BaseModel):
     """Options of `reward_model`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(min_length=1)
     """a folder, or a name on the Hugging Face hub, of a sequence-classification model with one or two labels"""

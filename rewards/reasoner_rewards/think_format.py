@@ -11,7 +11,7 @@ from reasoner_rewards.answer_text import says_something
 class ThinkFormatOptions(BaseModel):
     """Options of `think_format`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     open: str = "<think>"
     """what opens the block; empty: the chat template opens it, with a mark that the text lacks (docs/tasks.md)"""

@@ -13,7 +13,7 @@ from reasoner import Problem, Response, Score, reward
 class ToolUseOptions(BaseModel):
     """Options of `tool_use`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     least: int = Field(default=0, ge=0)
     """calls that a response must make; with fewer the value is 0"""

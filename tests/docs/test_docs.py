@@ -18,6 +18,8 @@ from reasoner.config import Config
 from reasoner.loading import load_config
 from reasoner.loading.introspection import keys_of
 from reasoner.monitoring.alarms import RULES
+from reasoner.plugins.options import field_documents
+from scripts import harness
 from scripts.document import written
 from scripts.keys import classes_in
 
@@ -33,8 +35,9 @@ def test_tables_are_up_to_date(page: Path) -> None:
 
 def fields_of(section: type[BaseModel]) -> Iterator[tuple[str, str]]:
     """Each field with its documentation, those of the sections inside included."""
+    documents = field_documents(section)
     for name, field in section.model_fields.items():
-        yield f"{section.__name__}.{name}", " ".join((field.description or "").split())
+        yield f"{section.__name__}.{name}", " ".join(documents.get(name, "").split())
         for inner in classes_in(field.annotation):
             if issubclass(inner, BaseModel):
                 yield from fields_of(inner)
@@ -159,3 +162,22 @@ correct = "math"
     terms = load_config(task).config.gro.terms
     assert terms["dpo"].pairing.rule == "correct-incorrect"
     assert terms["dpo"].schedule.kind == "linear"
+
+
+def test_prose_around_a_measured_table_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "PAGES", tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text("Before.\n<!-- written by scripts/a.py -->\nold\n<!-- end -->\nAfter.\n")
+    for table in ("| longer |\n| new |", "| new |"):
+        harness.write_block("page.md", "a.py", table)
+        assert page.read_text() == f"Before.\n<!-- written by scripts/a.py -->\n{table}\n<!-- end -->\nAfter.\n"
+    with pytest.raises(ValueError, match=r"has no block that begins with '<!-- written by scripts/b.py -->'"):
+        harness.write_block("page.md", "b.py", "")
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "validation").glob("*.md")), ids=lambda page: page.name)
+def test_a_block_in_a_page_of_measurements_has_an_end_and_a_script(page: Path) -> None:
+    text = page.read_text("utf-8")
+    scripts = re.findall(r"<!-- written by scripts/(\w+\.py) -->", text)
+    assert all((ROOT / "scripts" / script).is_file() for script in scripts)
+    assert text.count("<!-- end -->") in (0, len(scripts))

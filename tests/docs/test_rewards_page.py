@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from reasoner import Message, Problem, Response, RewardSource, Score
 from reasoner.config import RewardConfig
+from reasoner.plugins.options import field_documents
 from reasoner.testing.cases import load_cases
 from reasoner_rewards import language, register_rewards
 from reasoner_rewards.math import math
@@ -34,10 +35,9 @@ def test_options_are_those_of_the_source(name: str) -> None:
     assert header == "| name | type | default | meaning |"
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     assert {row[0].strip("`"): row[2] for row in cells} == defaults(SOURCES[name])
-    described = {key: field.description for key, field in SOURCES[name].options.model_fields.items()}
+    described = field_documents(SOURCES[name].options)
     for option, _, _, meaning in cells:
-        expected = described[option.strip("`")]
-        assert expected is None or meaning.startswith(" ".join(expected.split())), option
+        assert meaning.startswith(" ".join(described.get(option.strip("`"), "").split())), option
 
 
 def defaults(source: RewardSource) -> dict[str, str]:

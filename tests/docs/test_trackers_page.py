@@ -11,6 +11,7 @@ import pytest
 
 from reasoner.monitoring.tracking import check_trackers
 from reasoner.plugins.manager import build_manager, trackers
+from reasoner.plugins.options import field_documents
 from reasoner.plugins.tracker_api import TrackedRun
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "trackers.md").read_text(encoding="utf-8")
@@ -28,9 +29,11 @@ def test_options_are_those_of_the_tracker(name: str) -> None:
         [cell.strip() for cell in line.strip("|").split("|")] for line in SECTIONS[name].splitlines() if "|" in line
     ]
     shown = {cells[0].strip("`"): (cells[2], cells[3]) for cells in rows[2:]}
+    options = KINDS[name].options
+    documents = field_documents(options)
     expected = {
-        key: ("unset" if field.default is None else f"`{json.dumps(field.default)}`", field.description)
-        for key, field in KINDS[name].options.model_fields.items()
+        key: ("unset" if field.default is None else f"`{json.dumps(field.default)}`", documents[key])
+        for key, field in options.model_fields.items()
     }
     assert shown == expected
 

@@ -8,11 +8,13 @@ import hashlib
 import json
 import re
 import shutil
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -27,6 +29,8 @@ from reasoner.io.serialization import to_json
 from reasoner.monitoring.summary import as_text
 from reasoner.monitoring.view import Summary
 from reasoner.records import EnvironmentReport, Response, Rollout, ToolCall, Turn
+from reasoner.report import collect as collect_module
+from reasoner.report import panels
 from reasoner.report.collect import collect
 from reasoner.report.compare import settings
 from reasoner.report.pieces import Pieces, load_pieces
@@ -256,6 +260,29 @@ def test_who_worked_when_is_drawn_for_the_last_steps(made: Path, tmp_path: Path)
     assert "Who worked when, steps 1 to 2," in page_of(run)
     (run / "timeline.jsonl").unlink()
     assert "Who worked when" not in page_of(run)
+
+
+def test_intervals_and_timelines_cost_no_more_in_a_longer_run(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(made / "first", tmp_path / "first"))
+    for name in ("metrics.jsonl", "timeline.jsonl"):
+        last = json.loads((run / name).read_text().splitlines()[-1])
+        with (run / name).open("a") as file:
+            file.writelines(json.dumps(last | {"step": step}) + "\n" for step in range(last["step"] + 1, 1001))
+    calls = Counter[str]()
+
+    def counted(module: ModuleType, name: str) -> None:
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args: calls.update([name]) or function(*args))
+
+    counted(panels, "half_width")
+    counted(collect_module, "from_json")
+    report = collect([run])
+    assert [timeline.step for timeline in report.runs[0].timeline] == [*range(995, 1001)]
+    assert calls["from_json"] == 7
+    curves = sum(len(panel.series) for panel in report.charts)
+    assert 0 < calls["half_width"] <= curves * len(report.runs[0].files)
 
 
 def test_the_home_folder_is_not_told(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

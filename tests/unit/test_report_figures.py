@@ -46,6 +46,7 @@ def test_thin_and_smooth_keep_means_and_gaps() -> None:
     assert [at for at, value in enumerate(gap.values) if math.isnan(value)] == [50]
     assert gap.values[49] == 1.0
     assert all(math.isnan(value) for value in thin(curve(*[math.nan] * 20), 4).values)
+    assert thin(curve(1.0, math.inf, math.nan, 3.0, 4.0, math.nan), 2).values == (1.0, 3.5)  # what is known counts
 
 
 @given(

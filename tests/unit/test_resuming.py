@@ -17,6 +17,7 @@ import pytest
 
 from reasoner.errors import ConfigError, DataError, UserError
 from reasoner.io.folder_lock import NAME, Lock, is_going
+from reasoner.io.metric_history import MetricHistory
 from reasoner.launch import launcher as launch
 from reasoner.loading import load_config, to_toml
 from reasoner.models.run_models import record_step
@@ -75,6 +76,7 @@ def test_what_came_after_the_newest_checkpoint_is_cut_back(tmp_path: Path) -> No
         file.write('{"step": 7, "rew')
     with find_place(folder, 10) as place:
         assert (place.step, place.repeated, place.notes) == (4, 2, ())
+        assert isinstance(place.history, MetricHistory)  # it lives as long as the run, and dicts take 13 KiB a step
         assert str(place) == "from step-000004; 2 committed steps after it are made again"
         assert str(replace(place, repeated=1)) == "from step-000004; 1 committed step after it is made again"
         run = reopen(place)

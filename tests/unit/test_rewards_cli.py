@@ -6,11 +6,14 @@ import json
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from pydantic import BaseModel, Field, create_model
 
 from reasoner.config import Config, RewardConfig
 from reasoner.errors import DataError
+from reasoner.plugins.options import field_documents
 from reasoner.records import Component, Failure, Group, Message, Problem, Response, Score, ScoredGroup
 from reasoner.testing.bench import bench, self_test
 from reasoner.testing.cases import Case, load_cases, make_problem, make_response, score_cases
@@ -292,3 +295,43 @@ def test_the_reward_of_a_task_keeps_its_own_options() -> None:
     assert reward_of(config, "math", None).options == {"extract": "lenient"}
     assert reward_of(config, "math", '{extract = "strict"}').options == {"extract": "strict"}
     assert reward_of(config, "other", None) == RewardConfig(source="other")
+
+
+class Described(BaseModel):
+    first: int = 0
+    """In two
+    lines."""
+    second: int = Field(0, description="The description.")
+    """Not this."""
+    third: int = 0
+
+    def fourth(self) -> None:
+        """No field."""
+
+
+def test_a_field_means_what_stands_under_it() -> None:
+    """Also where the class is inside a function, or inherits the field; a model that a program made has descriptions
+    alone."""
+
+    class Inner(Described):
+        """The class."""
+
+        CONSTANT: ClassVar[int] = 1
+        """No field."""
+        third: int = 1
+        """Redefined."""
+        fifth: int = 0
+        "in one word"
+
+    own = {"first": "In two\nlines.", "second": "The description."}
+    assert field_documents(Described) == own
+    assert field_documents(Inner) == own | {"third": "Redefined.", "fifth": "in one word"}
+    assert field_documents(create_model("Made", one=(int, 1), two=(int, Field(2, description="two")))) == {"two": "two"}
+
+
+def test_no_model_reads_its_source_when_it_is_imported() -> None:
+    """Every host and rank would: `field_documents` reads it when somebody asks."""
+    root = Path(__file__).resolve().parents[2]
+    files = [path for folder in ("reasoner", "rewards", "tasks", "plugins") for path in (root / folder).rglob("*.py")]
+    assert len(files) > 400
+    assert [path for path in files if "use_attribute_docstrings=" in path.read_text(encoding="utf-8")] == []

@@ -25,7 +25,7 @@ _PAIR = re.compile(r"\s*([A-Za-z_]\w*)\s*[=:]\s*(-?[0-9]+|[A-Za-z]\w*)\s*")
 class ConstraintsOptions(BaseModel):
     """Options of `constraints`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     boxed: bool = False
     """whether the answer must stand in a `\\boxed{}`"""

@@ -20,7 +20,7 @@ MOST = 200
 class GymOptions(BaseModel):
     """Options of `reasoning_gym`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     """the dataset whose scorer is called"""

@@ -37,7 +37,7 @@ _WHOLE = re.compile(r"\d{1,18}|[1-9]\d{0,2}(?:,\d{3}){1,5}")
 class OpenEnvOptions(BaseModel):
     """Options of `openenv`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: str
     """address of the server, such as `http://127.0.0.1:8000`"""

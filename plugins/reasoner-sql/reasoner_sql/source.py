@@ -42,7 +42,7 @@ _FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[ \t]*\n(.*?)^[ \t]*```[ \t]*$", re.M
 class SqlOptions(BaseModel):
     """Options of `sql`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     ordered: bool = False
     """whether the order of the rows counts, where the problem's field `ordered` does not say it"""

@@ -16,7 +16,7 @@ from reasoner_verifiers.tasksets import SingleTurnTaskset, library, open_taskset
 class VerifiersOptions(BaseModel):
     """Options of `verifiers`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     taskset: str
     """the taskset's id, as the generator has it"""

@@ -23,7 +23,7 @@ from reasoner.cli.inspect.reward_attack import attack_source
 from reasoner.cli.inspect.reward_checks import bench_cases, score_references
 from reasoner.cli.inspect.reward_options import LISTING, Name
 from reasoner.plugins import manager as hooks
-from reasoner.plugins.options import meanings_of, prose_of
+from reasoner.plugins.options import field_documents, meanings_of, prose_of
 from reasoner.plugins.reward_api import RewardSource
 
 app = typer.Typer(help="List, show, test, measure and attack reward sources.", no_args_is_help=True)
@@ -104,10 +104,11 @@ def print_options(
     Args:
         meanings: by name, of those whose field does not say it.
     """
+    documents = field_documents(options)
     for name, field in options.model_fields.items():
         default = ", needed" if field.is_required() else f" = {_default(field)!r}"
         console.print(Padding(Text(f"{name}: {_type(field.annotation)}{default}"), (0, 0, 0, 2)))
-        if meaning := field.description or meanings.get(name, ""):
+        if meaning := documents.get(name) or meanings.get(name, ""):
             console.print(Padding(Text(" ".join(meaning.split())), (0, 0, 0, 6)))
     if not options.model_fields:
         console.print("  none")

@@ -21,7 +21,7 @@ FOLDER = "tensorboard"
 class TensorboardOptions(BaseModel):
     """`tensorboard` has no options."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _preflight(options: TensorboardOptions) -> str:

@@ -16,7 +16,7 @@ from reasoner.plugins.tracker_api import TrackedRun, TrackerKind
 class TrackioOptions(BaseModel):
     """Options of `trackio`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     project: str = Field(default="reasoner", min_length=1)
     """where the run is filed"""

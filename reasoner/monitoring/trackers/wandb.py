@@ -21,7 +21,7 @@ UPLOAD_S = 120.0
 class WandbOptions(BaseModel):
     """Options of `wandb`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     project: str = Field(default="reasoner", min_length=1)
     """where the run is filed"""

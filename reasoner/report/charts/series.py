@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean, stdev
 
+import numpy as np
 from scipy.special import stdtrit
 
 MOST_POINTS = 400
@@ -59,12 +60,16 @@ def thin(curve: Series, most: int = MOST_POINTS) -> Series:
     count = len(curve.steps)
     if count <= most:
         return curve
-    edges = [count * part // most for part in range(most + 1)]
-    spans = list(pairwise(edges))
+    starts = np.array([count * part // most for part in range(most)])
 
-    def squeeze(values: tuple[float, ...]) -> tuple[float, ...]:
-        return tuple(_mean(values[start:end]) for start, end in spans) if values else ()
+    def squeeze(values: Sequence[float]) -> tuple[float, ...]:
+        numbers = np.asarray(values, float)
+        known = np.isfinite(numbers)
+        with np.errstate(invalid="ignore"):  # no number at all: NaN
+            sums = np.add.reduceat(np.where(known, numbers, 0.0), starts)
+            return tuple((sums / np.add.reduceat(known, starts, dtype=int)).tolist())
 
+    spans = pairwise([*starts.tolist(), count])
     halves = tuple(_joint(curve.half[start:end]) for start, end in spans) if curve.half else ()
     return replace(curve, steps=squeeze(curve.steps), values=squeeze(curve.values), half=halves)
 

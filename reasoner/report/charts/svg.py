@@ -39,7 +39,7 @@ def lines(panel: Panel, *, standalone: bool = False) -> str:
     """A panel as a chart of lines."""
     curves = [thin(curve) for curve in panel.series]
     drawn = [smooth(curve) if len(curve.steps) >= SMOOTH_FROM else curve for curve in curves]
-    x = steps_of(panel)
+    x = steps_of(curves)
     y = value_scale(_reach(panel, curves, drawn), panel.unit, HEIGHT - BOTTOM, TOP)
     body = [*_grid(x, y, panel)]
     for raw, curve in zip(curves, drawn, strict=True):
@@ -51,9 +51,9 @@ def lines(panel: Panel, *, standalone: bool = False) -> str:
     return _svg(body, panel.title, describe(panel), panel.series, standalone)
 
 
-def steps_of(panel: Panel) -> Scale:
-    """The horizontal axis of a chart of lines."""
-    steps = [step for curve in panel.series for step in thin(curve).steps]
+def steps_of(curves: Iterable[Series]) -> Scale:
+    """The horizontal axis of a chart of these lines, as they are drawn (`thin`)."""
+    steps = [step for curve in curves for step in curve.steps]
     return step_scale(min(steps, default=0), max(steps, default=1), LEFT, WIDTH - RIGHT)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from shlex import quote
 
@@ -26,6 +27,7 @@ from reasoner.io.bounded_files import (
 )
 from reasoner.io.folder_lock import NAME as LOCK
 from reasoner.io.folder_lock import Lock
+from reasoner.io.metric_history import MetricHistory
 from reasoner.io.serialization import to_json
 from reasoner.models.run_models import FOLDER, recorded_step
 from reasoner.runs.checkpoints import Checkpoints
@@ -37,8 +39,8 @@ from reasoner.runs.folder import (
     Evaluated,
     RunFolder,
     check_room,
+    iterate_metrics,
     read_evaluations,
-    read_metrics,
 )
 from reasoner.runs.resuming.rules import KeyChange, check_identity, forgetting, loses_scores
 from reasoner.runs.starts import FILE, environment_changes, read_starts, record_start
@@ -72,8 +74,8 @@ class Place:
     """committed steps that it goes on from"""
     checkpoint: Path | None
     """of that step; None: the run starts from the beginning"""
-    history: tuple[dict[str, float], ...]
-    """the metrics of those steps"""
+    history: MetricHistory
+    """The metrics of those steps."""
     evaluations: tuple[Evaluated, ...]
     """made until then"""
     repeated: int
@@ -207,7 +209,7 @@ def find_place(folder: Path, steps: int, *, accept: bool = False) -> Iterator[Pl
             f"with `kill {process}`: it saves where it is."
         ) from None
     with lock:
-        history = [{name: value for name, value in row.items() if name != "step"} for row in read_metrics(folder)]
+        history = _history(folder)
         _check_steps(folder, steps, len(history), state)
         _check_lines(folder / "warnings.jsonl", "a warning")
         if is_there(folder / TIMELINE):
@@ -218,13 +220,18 @@ def find_place(folder: Path, steps: int, *, accept: bool = False) -> Iterator[Pl
             lock=lock,
             step=step or 0,
             checkpoint=None if step is None else Checkpoints(folder).at(step),
-            history=tuple(history[: step or 0]),
+            history=MetricHistory(islice(history, step or 0)),
             evaluations=tuple(evaluated for evaluated in read_evaluations(folder) if evaluated.step <= (step or 0)),
             repeated=len(history) - (step or 0),
             notes=notes,
             accept=accept,
             forgets=accept or loses_scores(read_starts(folder), step or 0),
         )
+
+
+def _history(folder: Path) -> MetricHistory:
+    rows = iterate_metrics(folder)
+    return MetricHistory({name: value for name, value in row.items() if name != "step"} for row in rows)
 
 
 def _status(folder: Path) -> tuple[str, int]:

@@ -29,7 +29,7 @@ MAX_PROGRAM = 2**23
 class CodeOptions(BaseModel):
     """Options of `code`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     tests: TestKind
     """what the problem's field `tests` holds (docs/code.md)"""
