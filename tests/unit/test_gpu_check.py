@@ -29,10 +29,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_every_check_is_written_and_they_are_thirteen() -> None:
+def test_every_check_is_written_and_they_are_fourteen() -> None:
     written = {**gpu_checks_learner.CHECKS, **gpu_checks_sampler.CHECKS}
     assert written.keys() == CHECKS.keys()
-    assert len(CHECKS) == 13
+    assert len(CHECKS) == 14
     plain = ["attention", "lengths", "update", "formats", "buckets"]
     assert [name for name, check in CHECKS.items() if not check.needs] == plain
     assert list(CHECKS)[:5] == plain
