@@ -95,13 +95,13 @@ def with_some_head(critic: TorchCritic) -> TorchCritic:
 def plain_values(model: Any, head: tuple[Tensor, Tensor], groups: Sequence[Group]) -> list[Tensor]:
     """(R)(T) with gradient: the value before every token, by one plain forward pass per response."""
     weight_H, bias = head
-    found = []
+    result = []
     for group in groups:
         for response in group.responses:
             hidden_LH = model(torch.tensor([[*group.prompt_ids, *response.token_ids]])).last_hidden_state[0]
             states_TH = hidden_LH[len(group.prompt_ids) - 1 :][: len(response.token_ids)]
-            found.append((states_TH * weight_H).sum(1) + bias)
-    return found
+            result.append((states_TH * weight_H).sum(1) + bias)
+    return result
 
 
 def load_plain(folder: Path) -> Any:
@@ -308,8 +308,8 @@ def test_steps_equal_plain_adamw_with_the_learning_rate_of_the_critic(tiny: Path
         optimizer.zero_grad()
     assert critic.version == 2
     theirs = [*(p.detach() for p in model.parameters()), head[0].detach()[None], head[1].detach()[None]]
-    for mine, other in zip(parameters(critic), theirs, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-7, atol=1e-7)
+    for own, other in zip(parameters(critic), theirs, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-7, atol=1e-7)
 
 
 def test_a_new_critic_learns_its_targets(tiny: Path) -> None:

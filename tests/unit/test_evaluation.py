@@ -76,9 +76,9 @@ def answered(table: Mapping[str, Sequence[str | None]]) -> list[ScoredGroup]:
 
 
 def estimate(evaluation: Evaluation, name: str) -> Estimate:
-    found = evaluation.find(name)
-    assert found is not None, name
-    return found
+    result = evaluation.find(name)
+    assert result is not None, name
+    return result
 
 
 class FakeSampler:
@@ -334,8 +334,8 @@ def test_a_response_that_does_not_meet_the_condition_of_the_deciding_source_is_w
     config = Config.model_construct(rewards=rewards, evaluation=EvaluationConfig(correct="math"))
     criterion = Criterion.of(config)
     assert criterion.conditions == ("polite", "boxed")
-    found = summarise([group], 1, criterion).accuracy
-    assert (found.value if found else None) == expected
+    result = summarise([group], 1, criterion).accuracy
+    assert (result.value if result else None) == expected
 
 
 def test_figures_without_extracted_answers_and_with() -> None:
@@ -392,10 +392,10 @@ def change(before: Sequence[str], after: Sequence[str]) -> Difference:
 
 def test_the_p_value_of_one_response_per_problem_is_mcnemars() -> None:
     # 9 problems became right, 2 wrong, 29 stayed: the exact test is the binomial one over the 11.
-    found = change(["5"] * 9 + ["4"] * 2 + ["4"] * 20 + ["5"] * 9, ["4"] * 9 + ["5"] * 2 + ["4"] * 20 + ["5"] * 9)
-    assert (found.rose, found.fell, found.problems) == (9, 2, 40)
+    result = change(["5"] * 9 + ["4"] * 2 + ["4"] * 20 + ["5"] * 9, ["4"] * 9 + ["5"] * 2 + ["4"] * 20 + ["5"] * 9)
+    assert (result.rose, result.fell, result.problems) == (9, 2, 40)
     table = 2 * sum(math.comb(11, k) for k in range(3)) / 2**11
-    assert found.p == pytest.approx(table)
+    assert result.p == pytest.approx(table)
     assert change(["4", "5"], ["4", "5"]).p == 1.0
     assert change(["5"], ["4"]).p == 1.0
     assert change(["4", "5"], ["5", "4"]).p == 1.0
