@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ def main(folder: Path) -> None:
 
 def warm_up(task: str) -> None:
     """What every attempt would import and look up again is then there for all: plugins, trackers, the configuration's
-    models, the installed packages, and what pyarrow imports for its first array."""
+    models, the installed packages, adapters, and what pyarrow imports for its first array."""
+    import_module("peft")
     load_config(task, sets=["gro.preset=grpo"], plugins=[str(PLUGIN), str(WALK)])
     describe({})
     pa.array([1])

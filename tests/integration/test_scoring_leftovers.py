@@ -54,8 +54,8 @@ def forged() -> Iterator[ScoringService]:
 
 
 def scored(scorer: ScoringService, *texts: str) -> list[Component]:
-    (found,) = scorer.score([group(*texts)])
-    return [row[0] for row in found.components]
+    (result,) = scorer.score([group(*texts)])
+    return [row[0] for row in result.components]
 
 
 def kinds(parts: list[Component]) -> list[float | str | None]:
