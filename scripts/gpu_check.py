@@ -122,6 +122,13 @@ CHECKS: Mapping[str, Check] = {
         240,
         ("vllm", "peft"),
     ),
+    "quantized": Check(
+        "an adapter handed over to an engine in fp8, the learner in NF4; the engine sleeps and wakes (level 1)",
+        "both start, and the same responses after the sleep",
+        240,
+        ("vllm", "peft", "bitsandbytes"),
+        gpu_only=True,
+    ),
     "float32": Check(
         "vLLM in float32 (TRITON_F32_DEFAULT=ieee); `doctor`",
         "mean gap below 1e-3 nats",

@@ -64,9 +64,9 @@ def open_page(
         done = subprocess.run(command, capture_output=True, timeout=120, check=True)
     dom = done.stdout.decode("utf-8", "replace")
     console = CONSOLE.findall(done.stderr.decode("utf-8", "replace"))
-    said = re.search(r'<pre id="said">(.*?)</pre>', dom, re.DOTALL)
-    assert said, f"the driver said nothing; console: {console}; stderr: {done.stderr[-2000:]!r}"
-    returned = json.loads(html.unescape(said[1]))
+    message = re.search(r'<pre id="said">(.*?)</pre>', dom, re.DOTALL)
+    assert message, f"the driver said nothing; console: {console}; stderr: {done.stderr[-2000:]!r}"
+    returned = json.loads(html.unescape(message[1]))
     assert "error" not in returned, returned["error"]
     return Page(dom, console, returned)
 

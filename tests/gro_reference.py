@@ -132,10 +132,10 @@ def response_mean(case: Case, ids: Sequence[int], value: Value) -> Tensor:
     """Over the tokens of each response, then over responses."""
     total = zero()
     for i in ids:
-        mine = zero()
+        own = zero()
         for t in tokens(case, i):
-            mine = mine + value(i, t)
-        total = total + mine / len(tokens(case, i))
+            own = own + value(i, t)
+        total = total + own / len(tokens(case, i))
     return total / len(ids) if ids else zero()
 
 
@@ -225,9 +225,9 @@ def over_group_std(case: Case, kl: Penalty) -> dict[int, float]:
 def minus_greedy(case: Case, kl: Penalty) -> dict[int, float]:
     """R_i minus the reward of the group's greedy response; 0 where that one abstained."""
     credit = {}
-    for i, mine in penalised_rewards(case, kl).items():
+    for i, own in penalised_rewards(case, kl).items():
         base = case.greedy[group_of(case, i)]
-        credit[i] = 0.0 if base is None else mine - base
+        credit[i] = 0.0 if base is None else own - base
     return credit
 
 
@@ -246,17 +246,17 @@ def gae(case: Case, kl: Penalty, gamma: float = 1.0, trace: float = 0.95) -> dic
     """A_t = sum_k (gamma lambda)^k delta_{t+k}, delta_t = r_t + gamma V_{t+1} - V_t; 1506.02438."""
     credit = {}
     for i in scored(case):
-        mine = tokens(case, i)
+        own = tokens(case, i)
         deltas = []
-        for k, t in enumerate(mine):
+        for k, t in enumerate(own):
             r = -kl.coefficient * old_kl(case, i, t, kl.estimator) if kl.place == "reward" else 0.0
-            last = k == len(mine) - 1
+            last = k == len(own) - 1
             if last:
                 r += number(reward(case, i))
-            after = 0.0 if last else case.values[i][mine[k + 1]]
+            after = 0.0 if last else case.values[i][own[k + 1]]
             deltas.append(r + gamma * after - case.values[i][t])
-        for k, t in enumerate(mine):
-            credit[i, t] = sum((gamma * trace) ** (m - k) * deltas[m] for m in range(k, len(mine)))
+        for k, t in enumerate(own):
+            credit[i, t] = sum((gamma * trace) ** (m - k) * deltas[m] for m in range(k, len(own)))
     return credit
 
 
@@ -449,14 +449,14 @@ def over_subsets(case: Case, k: int) -> dict[int, float]:
     """
     credit = dict.fromkeys(scored(case), 0.0)
     for n in range(len(case.rewards)):
-        mine = [i for i in scored(case) if group_of(case, i) == n]
-        subsets = list(itertools.combinations(mine, k))
+        own = [i for i in scored(case) if group_of(case, i) == n]
+        subsets = list(itertools.combinations(own, k))
         passes = [1.0 if any(number(reward(case, i)) >= 1.0 for i in subset) else 0.0 for subset in subsets]
         if len(set(passes)) < 2:
             continue
         mean = _mean(passes)
         deviation = math.sqrt(_mean([(p - mean) ** 2 for p in passes]))
-        for i in mine:
+        for i in own:
             credit[i] = _mean(
                 [(p - mean) / deviation for subset, p in zip(subsets, passes, strict=True) if i in subset]
             )
@@ -608,11 +608,11 @@ def mined(case: Case) -> list[tuple[int, int]]:
     """(chosen, rejected): each group's best and worst response, the first of equals; none where all are equal."""
     pairs = []
     for n in range(len(case.rewards)):
-        mine = [i for i in scored(case) if group_of(case, i) == n]
-        if not mine:
+        own = [i for i in scored(case) if group_of(case, i) == n]
+        if not own:
             continue
-        best = worst = mine[0]
-        for i in mine[1:]:
+        best = worst = own[0]
+        for i in own[1:]:
             if number(reward(case, i)) > number(reward(case, best)):
                 best = i
             if number(reward(case, i)) < number(reward(case, worst)):

@@ -25,10 +25,10 @@ def asked(id_: int, n: int, tokens: int, prompt: Sequence[int] | None = None) ->
 
 def received(service: TokenService) -> dict[int, Completed]:
     """All that runs, waited for."""
-    found = {}
+    result = {}
     while completed := service.receive():
-        found[completed.id] = completed
-    return found
+        result[completed.id] = completed
+    return result
 
 
 def check_logprobs(model: torch.nn.Module, prompt: Sequence[int], completion: Completion, first: int, end: int) -> None:

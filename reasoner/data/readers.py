@@ -22,6 +22,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date, time
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -158,10 +159,6 @@ def _csv(path: Path, delimiter: str = ",") -> Iterator[Placed]:
             yield place, RowError(place, complaint, f"without {len(names)} values")
 
 
-def _tsv(path: Path) -> Iterator[Placed]:
-    return _csv(path, "\t")
-
-
 def _names(place: str, names: list[str], delimiter: str) -> list[str]:
     twice = [name for name in names if names.count(name) > 1]
     if twice or not all(name.strip() for name in names):
@@ -193,7 +190,7 @@ READERS: Mapping[str, Callable[[Path], Iterator[Placed]]] = {
     ".jsonl": _jsonl,
     ".json": _json,
     ".csv": _csv,
-    ".tsv": _tsv,
+    ".tsv": partial(_csv, delimiter="\t"),
     ".parquet": _parquet,
 }
 """suffix -> reader"""

@@ -20,6 +20,7 @@ from reasoner.config import SourceConfig
 from reasoner.data.readers import Placed, plain, read_file, stem_of_file
 from reasoner.data.row_report import RowError
 from reasoner.errors import ConfigError, DataError, MissingDependencyError, nearest
+from reasoner.io.serialization import shortened
 from reasoner.models.hub import hub_reachable
 from reasoner.plugins.hookspecs import Generator
 
@@ -127,16 +128,11 @@ def text_field(row: Row, name: str, section: str) -> str:
     value, where = row.fields[name], f"field {name!r}"
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         inside = f" To take a part of it: --set '{section}.columns.{name}={{{{ {name}... }}}}'." if value else ""
-        complaint = f"text or a number is needed, got {_short(value)}.{inside}"
+        complaint = f"text or a number is needed, got {shortened(value)}.{inside}"
         raise RowError(row.place, complaint, f"whose field {name!r} is neither text nor a number", where=where)
     if not str(value).strip():
         raise RowError(row.place, "it is empty.", f"with an empty field {name!r}", where=where)
     return str(value)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def field_names(fields: Mapping[str, Any]) -> str:

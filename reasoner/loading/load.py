@@ -88,7 +88,8 @@ def load_config(
     algorithms = hooks.algorithms(manager)
     config = _validated(leaves := _over_presets(leaves, algorithms))
     _check_names(config, manager, algorithms)
-    return Resolved(config, _origins(config, leaves), manager, _typed(task_file, config, plugins))
+    origins = {show_key(path): leaves[path].origin if path in leaves else "default" for path in settings_of(config)}
+    return Resolved(config, origins, manager, _typed(task_file, config, plugins))
 
 
 def _typed(task_file: TaskFile, config: Config, plugins: Sequence[str]) -> str:
@@ -322,7 +323,3 @@ def _check_metric(key: str, name: str, config: Config) -> None:
                     f"{key} = {name!r}: the run has no {kind} {metric!r}.{nearest(metric, there)} "
                     f"It has: {', '.join(there) or 'none'}."
                 )
-
-
-def _origins(config: Config, leaves: Leaves) -> Mapping[str, str]:
-    return {show_key(path): leaves[path].origin if path in leaves else "default" for path in settings_of(config)}

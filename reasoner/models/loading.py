@@ -72,6 +72,11 @@ def check_weights(folder: Path, trust_remote_code: bool, *, head: bool = True) -
             model = (AutoModelForCausalLM if head else AutoModel).from_config(
                 config, trust_remote_code=trust_remote_code
             )
+    if not head and model.get_output_embeddings() is not None:
+        raise UserError(
+            f"{folder}: transformers has {type(model).__name__} with its output layer alone, so that a critic cannot "
+            "read its hidden states. Take a folder with the text's part of the model, of which it has both."
+        )
     shapes = read_shapes(folder)
     if not shapes:
         raise DataError(f"{folder} has no {SINGLE} and no {INDEX}: weights are read from safetensors files alone.")

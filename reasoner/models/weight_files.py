@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from reasoner.errors import DataError
 from reasoner.io.parsing import parse_json, read_model_json
+from reasoner.io.serialization import shortened
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_HEADER = 32 * 2**20
@@ -78,11 +79,11 @@ def _weight_map(index: Path) -> Mapping[str, str]:
     """Tensor -> file, as the index has it; every file is in the index's own folder."""
     table = read_model_json(index).get("weight_map")
     if not isinstance(table, dict) or not table:
-        raise DataError(f"{index}: 'weight_map' must be a table of tensors and their files, got {_shorten(table)}.")
+        raise DataError(f"{index}: 'weight_map' must be a table of tensors and their files, got {shortened(table)}.")
     for tensor, name in table.items():
         if not isinstance(name, str) or not name.endswith(".safetensors") or name != _plain(name):
             raise DataError(
-                f"{index}: the file of tensor {_shorten(tensor)} is {_shorten(name)}. It must be the name of a "
+                f"{index}: the file of tensor {shortened(tensor)} is {shortened(name)}. It must be the name of a "
                 ".safetensors file in the same folder: other formats can run code, other folders are not the model's."
             )
     return table
@@ -107,7 +108,7 @@ def _shapes_of(path: Path) -> dict[str, list[int]]:
     ):
         if begin != end:
             raise DataError(
-                f"{path}: tensor {_shorten(name)} begins at byte {begin}, and the one before ends at {end}."
+                f"{path}: tensor {shortened(name)} begins at byte {begin}, and the one before ends at {end}."
             )
         end = stop
     if start + end != size:
@@ -128,7 +129,7 @@ def _header(path: Path, file: BinaryIO, size: int) -> tuple[Mapping[str, Any], i
     except ValueError as error:
         raise DataError(f"{path}: no safetensors file: its header is {error}.") from None
     if not isinstance(header, dict):
-        raise DataError(f"{path}: no safetensors file: its header is {_shorten(header)}.")
+        raise DataError(f"{path}: no safetensors file: its header is {shortened(header)}.")
     return header, 8 + length
 
 
@@ -137,13 +138,13 @@ def _place(path: Path, name: str, entry: Any) -> tuple[int, int]:
     fields = entry if isinstance(entry, dict) else {}
     shape, offsets = _counts(fields.get("shape")), _counts(fields.get("data_offsets"))
     if shape is None or offsets is None or len(offsets) != 2:
-        raise DataError(f"{path}: tensor {_shorten(name)} has no shape and place, but {_shorten(entry)}.")
+        raise DataError(f"{path}: tensor {shortened(name)} has no shape and place, but {shortened(entry)}.")
     begin, stop = offsets
     bits = _BITS.get(fields["dtype"]) if isinstance(fields.get("dtype"), str) else None
     if stop < begin or (bits and (stop - begin) * 8 != prod(shape) * bits):
         raise DataError(
-            f"{path}: tensor {_shorten(name)} of shape {_shorten(shape)} ({_shorten(fields.get('dtype'))}) cannot be "
-            f"in the bytes {begin} to {stop}."
+            f"{path}: tensor {shortened(name)} of shape {shortened(shape)} ({shortened(fields.get('dtype'))}) cannot "
+            f"be in the bytes {begin} to {stop}."
         )
     return begin, stop
 
@@ -154,9 +155,3 @@ def _counts(value: Any) -> list[int] | None:
         return None
     fit = all(isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 2**63 for item in value)
     return value if fit else None
-
-
-def _shorten(value: object) -> str:
-    """A value of a file, as short as a message wants it."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -36,7 +36,7 @@ def step(number_: int, total: int, history: Sequence[Mapping[str, float]]) -> st
     names = [*headline(metrics), "tools/calls", "tools/malformed", "tools/failed"]
     names += ["response/finished", "response/length_mean", "response/entropy", "groups/no_credit", "gap/mean"]
     names += ["tokens_per_s/sample"]
-    parts = [f"{label(name)} {_shown(name, metrics)}" for name in names if name in metrics]
+    parts = [f"{label(name)} {number(metrics[name], find(name).unit)}" for name in names if name in metrics]
     if "time/total" in metrics:
         parts.append(f"took {duration(metrics['time/total'])}")
     left = time_left(history, total - number_)
@@ -147,7 +147,3 @@ def time_left(history: Sequence[Mapping[str, float]], steps: int) -> float | Non
     """Seconds that the remaining steps will take if they are like the last ones; None: not known, or none remains."""
     times = [m["time/total"] for m in history[-RECENT:] if math.isfinite(m.get("time/total", math.nan))]
     return steps * fmean(times) if times and steps > 0 else None
-
-
-def _shown(name: str, metrics: Mapping[str, float]) -> str:
-    return number(metrics[name], find(name).unit)

@@ -129,7 +129,9 @@ def evaluate(
         SamplerError: not exactly one group per prompt, or not `samples` responses in each.
     """
     _places(prompts)
-    sampled = track_progress(sampler.sample(prompts, samples, params), len(prompts) * samples, progress)
+    # nobody learns from them, and the experts of their tokens would be kept until the last response is there
+    without_routes = (group.without_routes() for group in sampler.sample(prompts, samples, params))
+    sampled = track_progress(without_routes, len(prompts) * samples, progress)
     groups = in_order(list(scorer.score(sampled)), prompts, samples)
     return summarise(groups, samples, criterion), groups
 

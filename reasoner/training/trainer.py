@@ -237,11 +237,8 @@ class Trainer:
         assert self.collector is not None
         last = min(step + self.config.sampling.lookahead, self.config.run.steps)
         for later in range(max(self.prefetcher.last, step) + 1, last + 1):
-            if self._samples_at(later):
+            if any(active.term.source == "online" for active in self.active_terms(later)):
                 self.prefetcher.start(later, partial(self.collector.collect, later, greedy=self._needs_greedy(later)))
-
-    def _samples_at(self, step: int) -> bool:
-        return any(active.term.source == "online" for active in self.active_terms(step))
 
     def _needs_greedy(self, step: int) -> bool:
         return any(active.term.needs_greedy for active in self.active_terms(step))

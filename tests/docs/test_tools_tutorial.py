@@ -38,14 +38,14 @@ samples = 2
 
 def commands() -> list[tuple[list[str], str | None]]:
     """Every command of the page in order, with what it prints where the page shows it."""
-    found: list[tuple[list[str], str | None]] = []
+    result: list[tuple[list[str], str | None]] = []
     for kind, text in BLOCKS:
         if kind == "console":
             first, _, printed = text.partition("\n")
-            found.append((shlex.split(first.removeprefix("$ ")), printed))
+            result.append((shlex.split(first.removeprefix("$ ")), printed))
         else:
-            found += [(shlex.split(line), None) for line in text.splitlines()]
-    return found
+            result += [(shlex.split(line), None) for line in text.splitlines()]
+    return result
 
 
 def test_the_page_trains_evaluates_and_makes_a_tool() -> None:

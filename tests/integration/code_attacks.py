@@ -950,9 +950,9 @@ def judged(attack: Attack, sandbox: str, harness: Harness = "outside") -> Score:
 
 def working() -> list[str]:
     """The sandboxes that work here, the best first, and none."""
-    found = []
+    result = []
     for name in BACKENDS:
         with contextlib.suppress(MissingDependencyError):
             open_sandbox(name)
-            found.append(name)
-    return [*found, UNSANDBOXED]
+            result.append(name)
+    return [*result, UNSANDBOXED]

@@ -20,12 +20,16 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from reasoner.loading import load_config
 from reasoner.pipeline import train
+from reasoner.runs.environment import describe
 from reasoner.runs.resuming.resume import Resume
 from reasoner.runs.resuming.rules import load_resumed
 from reasoner.training.build import open_trainer
@@ -53,9 +57,10 @@ class Trial:
 
 def main(folder: Path) -> None:
     chance = random.Random(20)
-    build_tiny_model(folder / "tiny")  # here: what transformers imports on the way is then there for every attempt
-    gc.freeze()
+    build_tiny_model(folder / "tiny")
     task = str(folder / "trial.toml")
+    warm_up(task)
+    gc.freeze()
     report: dict[str, Counter[str]] = {}
     for trial in TRIALS:
         started = time.monotonic()
@@ -68,6 +73,15 @@ def main(folder: Path) -> None:
             if kills.total() == trial.kills:
                 break
     (folder / "report.json").write_text(json.dumps(report))
+
+
+def warm_up(task: str) -> None:
+    """What every attempt would import and look up again is then there for all: plugins, trackers, the configuration's
+    models, the installed packages, adapters, and what pyarrow imports for its first array."""
+    import_module("peft")
+    load_config(task, sets=["gro.preset=grpo"], plugins=[str(PLUGIN), str(WALK)])
+    describe({})
+    pa.array([1])
 
 
 def kill_until_done(

@@ -199,8 +199,8 @@ def faults(sandbox: Sandbox) -> dict[str, str]:
     """The programs that held more than they may, and how that ended."""
     limits = {**dict.fromkeys(MEMORY, LIMITS.memory_mb), **dict.fromkeys(DISK, LIMITS.scratch_mb)}
     with ThreadPoolExecutor(3) as threads:
-        found = threads.map(lambda name: hoarded(sandbox, name, limits[name]), limits)
-        return {name: fault for name, fault in zip(limits, found, strict=True) if fault}
+        result = threads.map(lambda name: hoarded(sandbox, name, limits[name]), limits)
+        return {name: fault for name, fault in zip(limits, result, strict=True) if fault}
 
 
 def hoarded(sandbox: Sandbox, name: str, most_mb: int) -> str:

@@ -112,11 +112,11 @@ class World:
     def harm(self) -> list[str]:
         """What is not as it was, in words."""
         now = self.state()
-        found = [f"{name}: {self.before[name]} -> {now[name]}" for name in now if now[name] != self.before[name]]
-        found += [f"{name} was reached" for name, service in self.services.items() if _has_caller(service)]
-        found += list(survivors(self.mark))
+        result = [f"{name}: {self.before[name]} -> {now[name]}" for name in now if now[name] != self.before[name]]
+        result += [f"{name} was reached" for name, service in self.services.items() if _has_caller(service)]
+        result += list(survivors(self.mark))
         temporary = Path(tempfile.gettempdir())
-        return found + [f"left {path}" for path in temporary.glob("reasoner-*program-*") if self.mark in _text(path)]
+        return result + [f"left {path}" for path in temporary.glob("reasoner-*program-*") if self.mark in _text(path)]
 
 
 def _text(folder: Path) -> str:

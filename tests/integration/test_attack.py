@@ -98,8 +98,8 @@ def attacked() -> Mapping[str, AttackReport]:
             name: SOURCES[reward.source].rewarded(reward.options) for name, reward in zip(OPTIONS, rewards, strict=True)
         }
         with ScoringService(rewards, WORKER.model_copy(update={"workers": 2})) as service:
-            found = attack(service, aspects, problems, lambda what, total: lambda done: None)
-    return {report.source: report for report in found}
+            results = attack(service, aspects, problems, lambda what, total: lambda done: None)
+    return {report.source: report for report in results}
 
 
 def test_every_source_is_attacked() -> None:
@@ -194,13 +194,13 @@ def test_a_verifier_that_falls_for_shortcuts_is_found_out(plugin: str) -> None:
     ):
         patch.setattr(attack_corpus, "MEGABYTE", 2**12)
         reports = attack(service, aspects, problems, lambda what, total: lambda done: None)
-    found = {report.source: {each.attack.name for each in report.wrong} for report in reports}
+    result = {report.source: {each.attack.name for each in report.wrong} for report in reports}
     for name, expected in FALLS_FOR.items():
-        assert expected <= found[name], name
-    assert found["flattered"] == FALLS_FOR["flattered"]
-    assert found["rounding"] == FALLS_FOR["rounding"]
-    assert not {"one more", "the question", "every candidate"} & found["boxes"]
-    assert (reports[-1].problems, len(reports[-1].unread), found["never"]) == (0, 2, set())
+        assert expected <= result[name], name
+    assert result["flattered"] == FALLS_FOR["flattered"]
+    assert result["rounding"] == FALLS_FOR["rounding"]
+    assert not {"one more", "the question", "every candidate"} & result["boxes"]
+    assert (reports[-1].problems, len(reports[-1].unread), result["never"]) == (0, 2, set())
 
 
 def test_the_command_shows_what_was_paid_and_fails(cli: Cli, plugin: str, tmp_path: Path) -> None:

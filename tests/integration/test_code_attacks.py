@@ -88,10 +88,10 @@ def test_a_program_sees_no_installed_package_and_not_the_one_that_made_its_probl
     program = f"import os\nfor each in sorted(os.walk({str(library)!r})): print(os.path.basename(each[0]), each[2])"
     outcome = open_sandbox(sandbox).run([PYTHON, *ISOLATED, "-c", program], {}, b"", Limits())
     interpreter.hidden_paths.cache_clear()
-    found = dict(line.split(" ", 1) for line in outcome.stdout.decode().splitlines())
-    assert found["seen"] == "['file.py']"
-    assert "other" not in found
-    assert found.get("own", "[]") == "[]"
+    result = dict(line.split(" ", 1) for line in outcome.stdout.decode().splitlines())
+    assert result["seen"] == "['file.py']"
+    assert "other" not in result
+    assert result.get("own", "[]") == "[]"
 
 
 def test_what_is_hidden_is_where_packages_are_and_never_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

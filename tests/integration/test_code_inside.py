@@ -119,8 +119,8 @@ def test_tests_inside_have_all_of_python() -> None:
 )
 def test_what_a_wrong_program_does_inside_is_a_verdict(program: str, parts: str, note: str) -> None:
     score = judged(program, ADD, timeout_s=1.0, program_timeout_s=5.0, harness="inside")
-    found = [score.parts["compiled"] and "C", score.parts["ran"] and "R", score.parts["timed_out"] and "T"]
-    assert (score.value, " ".join(each or "-" for each in found) + f" {score.parts['tests_passed']}") == (0.0, parts)
+    result = [score.parts["compiled"] and "C", score.parts["ran"] and "R", score.parts["timed_out"] and "T"]
+    assert (score.value, " ".join(each or "-" for each in result) + f" {score.parts['tests_passed']}") == (0.0, parts)
     assert score.note.startswith(note)
 
 

@@ -69,9 +69,9 @@ def test_programs_are_judged_as_plain_python_judges_them(monkeypatch: pytest.Mon
     monkeypatch.setenv(ALLOWED, "1")
     cases = list(programs())
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        found = list(pool.map(in_harness, cases))
+        result = list(pool.map(in_harness, cases))
     different = []
-    for (problem, program, kind), plain, (verdict, note) in zip(cases, in_python(cases), found, strict=True):
+    for (problem, program, kind), plain, (verdict, note) in zip(cases, in_python(cases), result, strict=True):
         assert plain == kind, f"the table itself is wrong: {problem.name}: {plain} in plain Python:\n{program}"
         if verdict != (kind if problem.judged else "not judged"):
             different.append(f"{problem.name}: {kind} in plain Python, {verdict} here ({note}):\n{program}")

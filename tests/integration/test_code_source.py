@@ -83,9 +83,9 @@ def test_a_right_program_and_what_its_parts_say() -> None:
 )
 def test_what_a_wrong_program_does_is_a_verdict(program: str, parts: str, note: str) -> None:
     score = judged(program, ADD, timeout_s=1.0, program_timeout_s=5.0)
-    found = [score.parts["compiled"] and "C", score.parts["ran"] and "R", score.parts["timed_out"] and "T"]
+    result = [score.parts["compiled"] and "C", score.parts["ran"] and "R", score.parts["timed_out"] and "T"]
     # a - b of texts raises, so that one did not run to its end either
-    assert (score.value, " ".join(each or "-" for each in found) + f" {score.parts['tests_passed']}") == (0.0, parts)
+    assert (score.value, " ".join(each or "-" for each in result) + f" {score.parts['tests_passed']}") == (0.0, parts)
     assert score.note.startswith(note)
     json.dumps([score.note, dict(score.parts)]).encode()
 
@@ -429,12 +429,12 @@ def test_in_workers_a_slow_program_gets_a_verdict_and_a_broken_problem_a_failure
     problems = {"right": ADD, "slow": ADD, "broken": make_problem("?", "x")}
     pairs = [(problems[name], make_response(f"```\n{text}\n```")) for name, text in programs.items()]
     with ScoringService([reward], ScoringConfig(workers=2, max_failure_rate=1.0)) as service:
-        found: dict[str, Component] = dict(
+        result: dict[str, Component] = dict(
             zip(programs, (parts[0] for parts in score_cases(service, pairs)), strict=True)
         )
-    assert (found["right"].value, found["slow"].value, found["broken"].value) == (1.0, 0.0, None)
-    assert found["slow"].parts["timed_out"]
-    failure = found["broken"].failure
+    assert (result["right"].value, result["slow"].value, result["broken"].value) == (1.0, 0.0, None)
+    assert result["slow"].parts["timed_out"]
+    failure = result["broken"].failure
     assert failure is not None
     assert (failure.kind, "the field 'tests' must be" in failure.message) == ("error", True)
 

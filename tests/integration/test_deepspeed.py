@@ -145,15 +145,13 @@ def largest_difference(got: list[list[list[float]]], expected: list[list[list[fl
     )
 
 
-@pytest.mark.parametrize(
-    ("ranks", "name"), [*cases("float32"), *(("second", name) for name in ON_SECOND_DEVICE if name != "bfloat16")]
-)
+@pytest.mark.parametrize(("ranks", "name"), [*cases("float32"), ("second", "float32"), ("second", "lora")])
 def test_deepspeed_makes_the_steps_of_the_torch_engine(outcomes: Path, ranks: str, name: str) -> None:
     expected = next((kind for kind in ("qlora", "lora", "experts") if kind in name), "float32")
     gradient, weights, facts = outcome(outcomes / "torch" / f"{expected}.safetensors")
     got_gradient, got_weights, got = outcome(outcomes / ranks / "rank-0" / f"{name}.safetensors")
     assert distance(got_gradient, gradient) < 1e-5
-    assert distance(got_weights, weights) < (3e-5 if "experts" in name else 1e-5)
+    assert distance(got_weights, weights) < 1e-5
     versions = 6 if expected == "experts" else 4  # routers learn also where no token weighs anything
     assert got["version"] == facts["version"] == versions
     for mine, expected in zip(got["reports"], facts["reports"], strict=True):
@@ -275,7 +273,8 @@ def test_bfloat16_differs_from_float32_by_rounding(outcomes: Path, ranks: str, n
     ("ranks", "name"),
     [("two", name) for name in RESUMED]
     + [("one", name) for name in RESUMED if name in ON_ONE_RANK]
-    + [("second", name) for name in ON_SECOND_DEVICE],
+    + [("second", name) for name in ON_SECOND_DEVICE]
+    + [("three", "zero-3")],  # many weights cannot be divided by three
 )
 def test_a_checkpoint_goes_on_with_the_same_bits(outcomes: Path, ranks: str, name: str) -> None:
     uninterrupted, resumed = json.loads((outcomes / ranks / "rank-0" / f"{name}-resumed.json").read_text())

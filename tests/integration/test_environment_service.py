@@ -322,16 +322,16 @@ def test_what_is_printed_and_raised_is_told_once() -> None:
     config = EnvironmentConfig(tools=["trouble"])
     manager = hooks.build_manager([PLUGIN])
     chosen = choose(config, hooks.tools(manager), {})
-    said: list[str] = []
+    message: list[str] = []
     failed: list[str] = []
     logged: list[str] = []
     with EnvironmentService(
-        config, chosen, [PLUGIN], say=said.append, fail=failed.append, log=logged.append
+        config, chosen, [PLUGIN], say=message.append, fail=failed.append, log=logged.append
     ) as service:
         answers(service, *[call(what="raise")] * 2, *[call(what="thread")] * 2, call(what="print"))
-    assert len(failed) == len(said) == 1
+    assert len(failed) == len(message) == 1
     assert 'raise ValueError("no such thing")' in failed[0]
-    assert "tool 'trouble' leaves its worker changed: thread" in said[0]
+    assert "tool 'trouble' leaves its worker changed: thread" in message[0]
     assert logged == [f"trouble (tool), problem x, response 0, printed:\n{'x' * 4000}"]
 
 

@@ -101,8 +101,8 @@ def cli(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def only(tmp_path: Path) -> Path:
-    (found,) = tmp_path.glob("*-eval-*")
-    return found
+    (result,) = tmp_path.glob("*-eval-*")
+    return result
 
 
 def test_two_models_on_two_tasks_each_loaded_once(

@@ -60,11 +60,11 @@ def test_one_service_scores_each_task_by_its_own_rewards(folder: Path) -> None:
     }
     with ScoringService(by_task, ScoringConfig(max_failure_rate=1.0), [str(folder / "plugin.py")]) as service:
         groups = [group("b", "ae", "a1"), group("a", "ae", "11", "io")]
-        found = {scored.group.problem.part: scored for scored in service.score(groups)}
-        assert found["b"].rewards == (2.5, 1.0)
-        assert [[part.source for part in row] for row in found["b"].components] == [["vowels", "letters"]] * 2
-        assert found["a"].rewards[1] == 0.0  # its condition was not met
-        assert sorted(str(reward) for reward in found["a"].rewards) == ["0.0", "5.0", "None"]  # one call is allowed
+        result = {scored.group.problem.part: scored for scored in service.score(groups)}
+        assert result["b"].rewards == (2.5, 1.0)
+        assert [[part.source for part in row] for row in result["b"].components] == [["vowels", "letters"]] * 2
+        assert result["a"].rewards[1] == 0.0  # its condition was not met
+        assert sorted(str(reward) for reward in result["a"].rewards) == ["0.0", "5.0", "None"]  # one call is allowed
         statistics = service.statistics()
         assert {name: each.calls for name, each in statistics.items()} == {
             **{"letters of a": 3, "vowels of a": 2, "vowels of b": 2, "letters of b": 2}

@@ -82,8 +82,8 @@ START = "from reasoner.processes.lifetime import guard_processes\nwith guard_pro
 
 
 def watchdog_of(pid: int) -> int:
-    (found,) = [child for child in children(pid) if is_watchdog(command(child))]
-    return found
+    (result,) = [child for child in children(pid) if is_watchdog(command(child))]
+    return result
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL], ids=lambda number: number.name)
@@ -100,9 +100,9 @@ def test_the_next_start_cleans_up_after_a_run_without_its_watchdog(tmp_path: Pat
         assert len(left) == 2
         assert Path(facts["scratch"]).exists()
         starts = [subprocess.Popen([sys.executable, "-c", START], stderr=subprocess.PIPE, text=True) for _ in range(2)]
-        said = [start.communicate(timeout=60)[1] for start in starts]
-        assert [start.returncode for start in starts] == [0, 0], said
-        assert "of a killed run" in "".join(said) or "what a killed run left behind" in "".join(said)
+        message = [start.communicate(timeout=60)[1] for start in starts]
+        assert [start.returncode for start in starts] == [0, 0], message
+        assert "of a killed run" in "".join(message) or "what a killed run left behind" in "".join(message)
         assert wait_for(lambda: not any(map(running, [guard, *left])), 20)
         assert not Path(facts["scratch"]).exists()
         if number == signal.SIGSTOP:  # the other one had it in its memory: forked, it carries no mark

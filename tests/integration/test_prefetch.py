@@ -262,9 +262,9 @@ def test_several_steps_are_sampled_one_after_the_other_and_taken_in_turn() -> No
         assert ahead.take(2, nothing) == fresh(2)
         threading.Timer(0.1, going[3].set).start()
         threading.Timer(0.2, going[4].set).start()
-        found = ahead.first(lambda group: group.prompt_ids == (4,))
-        assert found
-        assert found.prompt_ids == (4,)
+        result = ahead.first(lambda group: group.prompt_ids == (4,))
+        assert result
+        assert result.prompt_ids == (4,)
         ahead.wait()
         assert ahead.is_settled
         assert ahead.ready == (fresh(3), fresh(4))

@@ -43,9 +43,9 @@ ENDS = [
 @pytest.mark.parametrize(("code", "end"), ENDS)
 def test_a_program_prints_or_says_how_it_ended(code: str, end: str) -> None:
     with opened() as tool:
-        said = tool(code=code)
-    assert end in said
-    assert len(said) < 4000
+        message = tool(code=code)
+    assert end in message
+    assert len(message) < 4000
 
 
 def test_a_program_ends_in_time_and_leaves_no_variables() -> None:
@@ -73,8 +73,8 @@ def test_an_interpreter_keeps_variables_from_call_to_call() -> None:
 
 def test_an_interpreter_that_hangs_or_floods_is_replaced() -> None:
     with opened(keep_variables=True, timeout_s=0.5) as tool:
-        said = tool(code="x = 3\nprint('begun', flush=True)\nwhile True: pass")
-        assert said.splitlines() == ["begun", "(The program was ended after 0.5 seconds. The variables are lost.)"]
+        message = tool(code="x = 3\nprint('begun', flush=True)\nwhile True: pass")
+        assert message.splitlines() == ["begun", "(The program was ended after 0.5 seconds. The variables are lost.)"]
         flooded = "The program was ended: it printed more than 1048576 bytes. The variables are lost."
         assert flooded in tool(code="print('a' * 3_000_000)")
         assert flooded in tool(code="for _ in range(400): print('a' * 3_000)")
@@ -93,9 +93,9 @@ def test_each_program_of_an_interpreter_has_the_whole_limit_on_output() -> None:
 
 def test_the_time_limit_is_that_of_a_program_and_not_of_each_line() -> None:
     with opened(keep_variables=True, timeout_s=0.5) as tool:
-        said = tool(code="import time\nfor i in range(40):\n    print(i, flush=True)\n    time.sleep(0.1)")
-        assert said.startswith("0\n")
-        assert said.endswith("(The program was ended after 0.5 seconds. The variables are lost.)")
+        message = tool(code="import time\nfor i in range(40):\n    print(i, flush=True)\n    time.sleep(0.1)")
+        assert message.startswith("0\n")
+        assert message.endswith("(The program was ended after 0.5 seconds. The variables are lost.)")
 
 
 def test_an_interpreter_whose_sandbox_failed_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

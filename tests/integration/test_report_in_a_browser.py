@@ -91,34 +91,34 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_groups_are_filtered_opened_and_coloured(report: Path) -> None:
     page = open_page(report, LOOK)
     assert page.console == []
-    said = page.said
-    assert said["all"] == f"{2 * 24 + 3 * 3 * 8} responses in {2 * 24 + 9} groups"
-    assert said["rows"] == 50  # a page of the list
-    assert said["first"].startswith("step 1 · train:1-")
-    assert said["cards"] == 8
-    assert said["step3"] == "24 responses in 3 groups"
-    assert (said["title"], said["next"], said["back"]) == (
+    message = page.said
+    assert message["all"] == f"{2 * 24 + 3 * 3 * 8} responses in {2 * 24 + 9} groups"
+    assert message["rows"] == 50  # a page of the list
+    assert message["first"].startswith("step 1 · train:1-")
+    assert message["cards"] == 8
+    assert message["step3"] == "24 responses in 3 groups"
+    assert (message["title"], message["next"], message["back"]) == (
         "step 3 · train:3-0",
         "step 3 · train:3-1",
         "step 3 · train:3-0",
     )
-    assert said["current"] == 1
-    assert said["focus"]
-    assert said["hash"].startswith("#when=s3&group=")
-    assert 0 < int(said["right"].split()[0]) < 24
-    assert 0 < said["dimmed"] < said["shown"] == 8
-    assert 0 < int(said["found"].split()[0]) < 120
-    assert said["none"] == "0 responses in 0 groups"
-    assert said["reset"] == said["all"]
-    assert said["evaluations"] == "2 responses in 2 groups"
-    assert said["beside"] == 2
-    assert said["up"] > 0
-    assert said["down"] > 0
-    assert "log-probability -" in said["title_of_token"]
-    assert "weight " in said["title_of_token"]
-    assert "step 1" in said["tip"]
-    assert "math: " in said["tip"]
-    assert said["hidden"]
+    assert message["current"] == 1
+    assert message["focus"]
+    assert message["hash"].startswith("#when=s3&group=")
+    assert 0 < int(message["right"].split()[0]) < 24
+    assert 0 < message["dimmed"] < message["shown"] == 8
+    assert 0 < int(message["found"].split()[0]) < 120
+    assert message["none"] == "0 responses in 0 groups"
+    assert message["reset"] == message["all"]
+    assert message["evaluations"] == "2 responses in 2 groups"
+    assert message["beside"] == 2
+    assert message["up"] > 0
+    assert message["down"] > 0
+    assert "log-probability -" in message["title_of_token"]
+    assert "weight " in message["title_of_token"]
+    assert "step 1" in message["tip"]
+    assert "math: " in message["tip"]
+    assert message["hidden"]
 
 
 def test_hostile_text_stays_text_and_a_link_opens_what_it_names(tmp_path: Path) -> None:
@@ -171,11 +171,11 @@ return { broken, cells: document.querySelectorAll(".figures td").length, width: 
 
 @pytest.mark.parametrize("width", [500, 600, 1200])
 def test_no_number_of_the_evaluation_breaks_and_the_table_fits(report: Path, width: int) -> None:
-    said = open_page(report, NUMBERS, width=width).said
-    assert said["cells"] > 20
-    assert said["broken"] == []
-    assert said["width"] <= width
-    assert said["table"] <= said["room"] + 1 or width < 600  # below it the table is scrolled
+    message = open_page(report, NUMBERS, width=width).said
+    assert message["cells"] > 20
+    assert message["broken"] == []
+    assert message["width"] <= width
+    assert message["table"] <= message["room"] + 1 or width < 600  # below it the table is scrolled
 
 
 def test_dropped_groups_are_named_and_filtered(report: Path, tmp_path: Path) -> None:
@@ -194,12 +194,12 @@ def test_dropped_groups_are_named_and_filtered(report: Path, tmp_path: Path) -> 
     return said;
     """
     )
-    said = open_page(tmp_path / "report.html", driver, "#when=dropped").said
-    assert (said["dropped"], said["trained"]) == ("8 responses in 1 group", "40 responses in 5 groups")
-    assert "step 2, dropped · train:2-0" in said["row"]
-    assert "not trained on" in said["card"]
-    assert "credit" not in said["card"]
-    assert "not trained on" not in said["other"]
+    message = open_page(tmp_path / "report.html", driver, "#when=dropped").said
+    assert (message["dropped"], message["trained"]) == ("8 responses in 1 group", "40 responses in 5 groups")
+    assert "step 2, dropped · train:2-0" in message["row"]
+    assert "not trained on" in message["card"]
+    assert "credit" not in message["card"]
+    assert "not trained on" not in message["other"]
     asked = "return { asked: document.querySelector('[name=when] [value=dropped]') !== null };"
     assert open_page(tmp_path / "report.html", asked).said["asked"]
     assert not open_page(report, asked).said["asked"]
@@ -274,11 +274,11 @@ def test_turns_stand_apart_with_their_calls_and_errors(tmp_path: Path) -> None:
     """
     page = open_page(tmp_path / "report.html", USE + look, "#when=s1")
     assert page.console == []
-    said = page.said
-    assert said["kinds"] == ["turn assistant", "turn tool", "turn assistant"]
-    assert said["heads"] == ["policy", "result of add3.0 stimeout", "policy"]
-    assert said["calls"] == ["calls add(a = 1)", f"calls a call that cannot be read no JSON: {HOSTILE[0]}"]
-    assert [len(text) for text in said["texts"][:2]] == [3, 2]
-    assert said["foreign"] == [0, 2, 0]
-    assert said["numbers"][0].startswith("token 6\n")
-    assert "2 turns" in said["head"]
+    message = page.said
+    assert message["kinds"] == ["turn assistant", "turn tool", "turn assistant"]
+    assert message["heads"] == ["policy", "result of add3.0 stimeout", "policy"]
+    assert message["calls"] == ["calls add(a = 1)", f"calls a call that cannot be read no JSON: {HOSTILE[0]}"]
+    assert [len(text) for text in message["texts"][:2]] == [3, 2]
+    assert message["foreign"] == [0, 2, 0]
+    assert message["numbers"][0].startswith("token 6\n")
+    assert "2 turns" in message["head"]

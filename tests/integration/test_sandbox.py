@@ -33,14 +33,14 @@ from reasoner.scoring.service import ScoringService
 
 
 def working() -> list[str]:
-    found = []
+    result = []
     for name in BACKENDS:
         try:
             open_sandbox(name)
         except MissingDependencyError:
             continue
-        found.append(name)
-    return found
+        result.append(name)
+    return result
 
 
 @pytest.fixture(params=[*working(), UNSANDBOXED])

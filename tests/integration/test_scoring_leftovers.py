@@ -36,17 +36,26 @@ def said() -> list[str]:
     return []
 
 
+ONE = ScoringConfig(workers=1, max_failure_rate=1.0)
+"""worker, so that calls follow each other in it"""
+
+
 @pytest.fixture
 def scorer(said: list[str]) -> Iterator[ScoringService]:
-    """One worker, so that calls follow each other in it."""
-    scoring = ScoringConfig(workers=1, max_failure_rate=1.0)
-    with ScoringService([RewardConfig(source="untidy")], scoring, [PLUGIN], said.append) as service:
+    with ScoringService([RewardConfig(source="untidy")], ONE, [PLUGIN], said.append) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def forged() -> Iterator[ScoringService]:
+    """Whose workers say what is no result, one after the other: the host outlives them all."""
+    with ScoringService([RewardConfig(source="untidy")], ONE, [PLUGIN]) as service:
         yield service
 
 
 def scored(scorer: ScoringService, *texts: str) -> list[Component]:
-    (found,) = scorer.score([group(*texts)])
-    return [row[0] for row in found.components]
+    (result,) = scorer.score([group(*texts)])
+    return [row[0] for row in result.components]
 
 
 def kinds(parts: list[Component]) -> list[float | str | None]:
@@ -107,9 +116,9 @@ def test_what_is_changed_in_place_is_the_call_s_own() -> None:
         ("forge none", "crash"),
     ],
 )
-def test_what_is_no_result_is_a_crash_of_its_worker(scorer: ScoringService, text: str, outcome: float | str) -> None:
-    assert kinds(scored(scorer, text)) == [outcome]
-    assert kinds(scored(scorer, "good", "good")) == [1.0, 1.0]
+def test_what_is_no_result_is_a_crash_of_its_worker(forged: ScoringService, text: str, outcome: float | str) -> None:
+    assert kinds(scored(forged, text)) == [outcome]
+    assert kinds(scored(forged, "good", "good")) == [1.0, 1.0]
 
 
 def test_a_worker_has_its_channel_and_nothing_else_of_its_host(scorer: ScoringService) -> None:

@@ -115,14 +115,14 @@ def marked(monkeypatch: pytest.MonkeyPatch) -> Callable[[], set[int]]:
     monkeypatch.setenv(MARK, value)
 
     def alive() -> set[int]:
-        found = set()
+        result = set()
         for process in psutil.process_iter():
             try:
                 if process.environ().get(MARK) == value and process.status() != psutil.STATUS_ZOMBIE:
-                    found.add(process.pid)
+                    result.add(process.pid)
             except psutil.Error:
                 continue
-        return found
+        return result
 
     return alive
 
@@ -399,9 +399,9 @@ def test_the_deadline_holds_over_all_attempts(tmp_path: Path) -> None:
         )
         with scoring_of(reward) as scorer:
             (scored,) = scorer.score([group("a")])
-        found = scored.components[0][0].failure
-        assert found is not None
-        return found.kind, found.message, found.seconds
+        result = scored.components[0][0].failure
+        assert result is not None
+        return result.kind, result.message, result.seconds
 
     kind, message, seconds = failure("raises", failures=50)
     assert (kind, len(lines(tmp_path / "raises"))) == ("error", 3)  # a fourth would begin after 1.4 s
@@ -631,12 +631,12 @@ def test_a_new_call_takes_over_from_one_that_was_not_finished() -> None:
 @pytest.mark.parametrize("where", WAYS)
 def test_two_hundred_responses_of_which_some_do_harm_cost_their_deadlines_and_no_more(where: str) -> None:
     """`scripts/bench_scoring.py` measures the same, with more of them."""
-    found = WAYS[where](lambda: chaos(count=1, timeout_s=1.5))
-    assert found.wrong == ()
-    assert found.outcomes == {1.0: 190, "timeout": 4, "error": 2, "crash": 2, "invalid": 2}
-    assert (found.left, found.usable) == (0, True)
-    assert found.bound_s <= found.seconds + 0.5  # the deadlines were really waited for, two at a time
-    assert found.seconds < found.bound_s + 10.0
+    result = WAYS[where](lambda: chaos(count=1, timeout_s=1.5))
+    assert result.wrong == ()
+    assert result.outcomes == {1.0: 190, "timeout": 4, "error": 2, "crash": 2, "invalid": 2}
+    assert (result.left, result.usable) == (0, True)
+    assert result.bound_s <= result.seconds + 0.5  # the deadlines were really waited for, two at a time
+    assert result.seconds < result.bound_s + 10.0
 
 
 def test_a_dead_host_is_an_error_and_leaves_nothing(marked: Callable[[], set[int]]) -> None:
@@ -752,11 +752,13 @@ def test_what_a_source_prints_is_logged_and_its_first_exception_told_once(
     plugin = tmp_path / "talking.py"
     plugin.write_text(TALKING)
     monkeypatch.setenv("A_KEY_OF_MINE", SECRET)
-    logged, failed, said = list[str](), list[str](), list[str]()
+    logged, failed, message = list[str](), list[str](), list[str]()
     words = ["silent", "aside", "child", "flood", "hang", "die", "raise 1", "raise 2", "silent again", SECRET]
     scoring = ScoringConfig(workers=2, max_failure_rate=1.0)
     rewards = [RewardConfig(source="talks")]
-    with ScoringService(rewards, scoring, [str(plugin)], said.append, fail=failed.append, log=logged.append) as service:
+    with ScoringService(
+        rewards, scoring, [str(plugin)], message.append, fail=failed.append, log=logged.append
+    ) as service:
         (scored,) = service.score([group(*words)])
     verdicts_ = [part.value if part.failure is None else part.failure.kind for (part,) in scored.components]
     assert verdicts_ == [1.0, 1.0, 1.0, 1.0, "timeout", "crash", "error", "error", 1.0, 1.0]
@@ -769,7 +771,7 @@ def test_what_a_source_prints_is_logged_and_its_first_exception_told_once(
     assert by_response[4] == "saw hang\n"
     assert by_response[5] == "saw die\n"
     assert SECRET not in "".join(logged + failed)
-    assert said == []
+    assert message == []
     (told,) = failed
     first, *lines = told.splitlines()
     assert re.fullmatch(r"talks on problem p, response [67], failed \(the first time; the others are counted\):", first)

@@ -62,19 +62,19 @@ class Followed:
 def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
     """A run of three steps that was interrupted and went on from its third, followed by all trackers at once."""
     top = tmp_path_factory.mktemp("tracked")
-    found = Followed(top / NAME, top / "trackio")
-    found.folder.mkdir()
+    result = Followed(top / NAME, top / "trackio")
+    result.folder.mkdir()
     configured = {"tensorboard": {}, "wandb": {"project": "sums", "mode": "offline"}, "trackio": {"project": "sums"}}
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", FOLLOW, str(found.folder), json.dumps(configured)],
+        [sys.executable, "-W", "error", "-c", FOLLOW, str(result.folder), json.dumps(configured)],
         capture_output=True,
         text=True,
-        env={**os.environ, **nowhere, "TRACKIO_DIR": str(found.trackio), "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, **nowhere, "TRACKIO_DIR": str(result.trackio), "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == {"said": [], "left": []}  # and nothing else was printed
-    return found
+    return result
 
 
 @pytest.mark.slow

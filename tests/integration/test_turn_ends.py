@@ -98,12 +98,12 @@ def test_responses_of_training_and_evaluation_end_where_the_template_ends_a_turn
     with open_trainer(resolved(task)) as trainer:
         train(trainer)
         folder = trainer.run.folder
-    found = responses_in(folder)
-    assert {name.partition("-")[0] for name in found} == {"eval", "step"}
-    for responses in found.values():
+    result = responses_in(folder)
+    assert {name.partition("-")[0] for name in result} == {"eval", "step"}
+    for responses in result.values():
         check_ended(responses)
-    said = json.loads((folder / "environment.json").read_text())["chosen"]["responses end"]
-    assert said == "at <|im_end|>, as the chat template has it, and at the model's end tokens, of which it is none"
+    message = json.loads((folder / "environment.json").read_text())["chosen"]["responses end"]
+    assert message == "at <|im_end|>, as the chat template has it, and at the model's end tokens, of which it is none"
 
 
 def test_responses_of_an_evaluation_end_there_too_without_any_end_token(

@@ -89,8 +89,8 @@ def test_one_and_two_processes_give_the_same_gradient(worlds: Path) -> None:
     assert any(float(value.abs().max()) > 1e-3 for value in alone.values())
     for name, expected in alone.items():
         size = float(expected.abs().max())
-        for found in together:
-            torch.testing.assert_close(found[name], expected, rtol=0, atol=1e-9 * max(size, 1e-3))
+        for result in together:
+            torch.testing.assert_close(result[name], expected, rtol=0, atol=1e-9 * max(size, 1e-3))
     # Each had real work: neither half is the whole.
     assert all(not torch.allclose(half["model.norm.weight"], alone["model.norm.weight"], rtol=1e-3) for half in halves)
 
@@ -117,11 +117,11 @@ def exchange(folder: Path, rank: int, world: int) -> None:
     ranks = Ranks(rank, world, group=dist.new_group(backend="gloo"))
     for tokens in (1, 10**5):
         expected = [share_of(each, tokens) for each in range(world)]
-        found = ranks.gather(expected[rank])
-        assert found == expected
-        assert found[rank] is expected[rank]
+        result = ranks.gather(expected[rank])
+        assert result == expected
+        assert result[rank] is expected[rank]
         assert ranks.gather_first(expected[rank]) == (expected if rank == 0 else [expected[rank]])
-        assert all(isinstance(each.prompt_ids, TokenArray) for share in found for each in share)
+        assert all(isinstance(each.prompt_ids, TokenArray) for share in result for each in share)
     arrays = [np.arange(each * 10**5, dtype=np.float64) for each in range(world)]
     assert all(np.array_equal(*pair) for pair in zip(ranks.gather(arrays[rank]), arrays, strict=True))
     assert ranks.gather(None) == ranks.gather_first(None) + [None] * (world - 1 if rank else 0)
@@ -173,11 +173,11 @@ def fork_rank(work: Callable[[], None]) -> int:
 def reduce_gradient(model: Path, folder: Path, rank: int) -> None:
     """One process of two."""
     dist.init_process_group("gloo", init_method=f"file://{folder / PORT_FILE}", rank=rank, world_size=2)
-    found = {name: value.clone() for name, value in gradient(model, rank, 2).items()}
-    save_file(found, folder / f"half-{rank}.safetensors")
-    for value in found.values():
+    result = {name: value.clone() for name, value in gradient(model, rank, 2).items()}
+    save_file(result, folder / f"half-{rank}.safetensors")
+    for value in result.values():
         dist.all_reduce(value)
-    save_file(found, folder / f"gradient-{rank}.safetensors")
+    save_file(result, folder / f"gradient-{rank}.safetensors")
     dist.destroy_process_group()
 
 

@@ -95,8 +95,9 @@ class Served:
 
 @contextmanager
 def served(folder: Path, port: int, log: Path) -> Iterator[Served]:
-    """One that was started; `wait` for it."""
-    command = [sys.executable, "-m", "reasoner", "serve", str(folder), "--port", str(port)]
+    """One that was started; `wait` for it. It ends when this process does, which may be killed by its time limit."""
+    command = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "reasoner"]
+    command += ["serve", str(folder), "--port", str(port)]
     for value in ("sampling.max_tokens=192", "sampling.max_prompt_tokens=64", "sampling.kv_cache_gib=0.25"):
         command += ["--set", value]
     with log.open("w") as out:

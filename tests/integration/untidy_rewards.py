@@ -119,7 +119,7 @@ def state() -> Score:
     except RuntimeError:
         loop = False
     os.umask(umask := os.umask(0))
-    found = {
+    result = {
         "folder": str(Path.cwd()),
         "environment": dict(os.environ),
         "umask": umask,
@@ -140,13 +140,13 @@ def state() -> Score:
         "files": len(os.listdir("/proc/self/fd")) < 30,  # noqa: PTH208
         "threads": threading.active_count(),
     }
-    return Score(1.0, {"state": json.dumps(found, default=str)})
+    return Score(1.0, {"state": json.dumps(result, default=str)})
 
 
 def channel() -> int:
     """The socket to the host."""
-    (found,) = (each for each in range(3, 64) if _is_socket(each))
-    return found
+    (result,) = (each for each in range(3, 64) if _is_socket(each))
+    return result
 
 
 def _is_socket(descriptor: int) -> bool:

@@ -160,8 +160,8 @@ def test_a_reward_that_the_evaluation_does_not_know_either_is_named_in_the_first
     assert names(history, [(0, answered)]) == []  # the step may hold no problem of its kind by chance
     assert names(history) == []
     for few in (2, 3):
-        found = names(run(few, reward__math__not_applicable=lambda _: 1.0), [(0, answered)])
-        assert found == (["not applicable"] if few == 3 else [])
+        result = names(run(few, reward__math__not_applicable=lambda _: 1.0), [(0, answered)])
+        assert result == (["not applicable"] if few == 3 else [])
 
 
 GOOD: Mapping[str, list[dict[str, float]]] = {

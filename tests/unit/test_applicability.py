@@ -61,11 +61,11 @@ WHEN = RewardConfig(source="sums", when="format")
 def test_an_evaluation_without_any_verdict_names_the_source_that_never_answers(
     rewards: list[RewardConfig], values: Mapping[str, Sequence[float | str | None]], blamed: str
 ) -> None:
-    found = unjudged_reason(config(*rewards, plugins=["my own.py"]), groups(**values))
-    assert bool(found) == bool(blamed)
+    result = unjudged_reason(config(*rewards, plugins=["my own.py"]), groups(**values))
+    assert bool(result) == bool(blamed)
     if blamed:
-        assert f"reward source '{blamed}' has nothing to say about any of the 2 responses" in found
-        assert f"`reasoner plugins check {blamed} --plugin 'my own.py'` tries it" in found
+        assert f"reward source '{blamed}' has nothing to say about any of the 2 responses" in result
+        assert f"`reasoner plugins check {blamed} --plugin 'my own.py'` tries it" in result
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,9 @@ def test_an_evaluation_without_any_verdict_names_the_source_that_never_answers(
 def test_a_first_step_ends_where_nothing_that_adds_to_the_reward_answers(
     rewards: list[RewardConfig], values: Mapping[str, Sequence[float | str | None]], ends: bool
 ) -> None:
-    found = unrewarded_reason(config(*rewards), groups(**values), None)
-    assert bool(found) == ends
-    assert not ends or "there is nothing to learn from" in found
+    result = unrewarded_reason(config(*rewards), groups(**values), None)
+    assert bool(result) == ends
+    assert not ends or "there is nothing to learn from" in result
 
 
 def test_a_source_for_a_part_of_the_problems_may_have_none_of_them_in_the_first_step() -> None:

@@ -109,7 +109,7 @@ def imports() -> list[Import]:
     """All imports of the shipped code and the example plugins, lazy ones and those for types included."""
     folders = ("reasoner", "rewards", "tasks", "plugins")
     files = (path for folder in folders for path in (ROOT / folder).rglob("*.py"))
-    return [found for path in files for found in _imports(path)]
+    return [result for path in files for result in _imports(path)]
 
 
 def _imports(path: Path) -> Iterator[Import]:
@@ -124,9 +124,9 @@ def _imports(path: Path) -> Iterator[Import]:
 
 
 def of(folder: str) -> list[Import]:
-    found = [each for each in imports() if each.file.startswith(folder)]
-    assert found, f"nothing imports anything in {folder}: was it renamed?"
-    return found
+    result = [each for each in imports() if each.file.startswith(folder)]
+    assert result, f"nothing imports anything in {folder}: was it renamed?"
+    return result
 
 
 def place(module: str) -> str:
@@ -137,19 +137,19 @@ def place(module: str) -> str:
 
 def packages_imported() -> dict[str, set[str]]:
     """package -> the packages that it imports."""
-    found: dict[str, set[str]] = {path.name: set() for path in PACKAGES if path.parent == ROOT / "reasoner"}
+    result: dict[str, set[str]] = {path.name: set() for path in PACKAGES if path.parent == ROOT / "reasoner"}
     for each in of("reasoner/"):
         package = place(each.file.removesuffix(".py").replace("/", "."))
         package = "reasoner" if package == "__init__" else package
-        found.setdefault(package, set())
+        result.setdefault(package, set())
         if each.is_of("reasoner"):
-            found[package] |= {place(each.module)} - {package}
-    return found
+            result[package] |= {place(each.module)} - {package}
+    return result
 
 
 def test_the_table_is_what_the_packages_import() -> None:
     """What nobody uses is not allowed either: a row that is too wide would let an arrow in unseen."""
-    assert {package: found - {""} for package, found in packages_imported().items()} == ALLOWED
+    assert {package: result - {""} for package, result in packages_imported().items()} == ALLOWED
 
 
 def test_every_arrow_points_down() -> None:

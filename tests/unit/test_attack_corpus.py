@@ -27,10 +27,10 @@ from reasoner.testing.cases import make_problem
     ],
 )
 def test_near_misses_are_wrong(reference: str, misses: set[str]) -> None:
-    found = set(near_misses(reference).values())
-    assert misses <= found
-    assert reference not in found
-    assert all(_value(text) != _value(reference) for text in found if _value(reference) is not None)
+    result = set(near_misses(reference).values())
+    assert misses <= result
+    assert reference not in result
+    assert all(_value(text) != _value(reference) for text in result if _value(reference) is not None)
 
 
 def test_a_trailing_zero_is_no_near_miss() -> None:

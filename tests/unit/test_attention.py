@@ -110,15 +110,15 @@ def heads(tokens: int, queries: int, keys: int, dimensions: int = 8) -> Parts:
 
 def both(shapes: Sequence[SequenceShape], parts: Parts, scaling: float | None) -> list[list[Tensor]]:
     """Output and gradients by sequence, and by segment."""
-    found = []
+    result = []
     segments = Segments.of(shapes, CPU)
     for output in (
         attention._by_sequence(*parts, shapes, scaling),
         attention._by_segment(*parts, segments, scaling),
     ):
         weights = torch.randn(output.shape, dtype=output.dtype, generator=torch.Generator().manual_seed(1))
-        found.append([output, *torch.autograd.grad((output * weights).sum(), parts)])
-    return found
+        result.append([output, *torch.autograd.grad((output * weights).sum(), parts)])
+    return result
 
 
 @pytest.fixture
@@ -194,16 +194,16 @@ def test_keys_of_single_sequences_are_not_copied() -> None:
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What torch's own kernel is called with: its arguments, and then its keywords."""
-    found: list[tuple[Any, ...]] = []
+    result: list[tuple[Any, ...]] = []
     kernel = attention._kernel
     assert kernel is not None
 
     def noted(*arguments: Any, **options: Any) -> Any:
-        found.append((arguments, options))
+        result.append((arguments, options))
         return kernel(*arguments, **options)
 
     monkeypatch.setattr(attention, "_kernel", noted)
-    return found
+    return result
 
 
 def on_gpu(

@@ -69,14 +69,14 @@ def test_a_side_keeps_the_weights_of_the_mark_and_stops_when_it_has_passed_both(
     now = [1000.0]
     monkeypatch.setattr("scripts.learning_clock.time.time", lambda: now[0])
     setting = {"started": 1000.0, "target": 0.5, "window": 2, "mark_s": 120.0, "limit_s": 400.0, "steps": steps}
-    clock, found, stopped = Clock(setting, tmp_path / "steps.jsonl"), list[int](), None
+    clock, result, stopped = Clock(setting, tmp_path / "steps.jsonl"), list[int](), None
     clock.begin()
     for number, (end, right) in enumerate(zip(ends, rights, strict=True), 1):
         now[0] = 1000.0 + end
-        if clock.step(right, 10, lambda number=number: found.append(number)):  # type: ignore[misc]
+        if clock.step(right, 10, lambda number=number: result.append(number)):  # type: ignore[misc]
             stopped = number
             break
-    assert (found, stopped) == (saved, stops)
+    assert (result, stopped) == (saved, stops)
     rows = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
     assert [row["seconds"] for row in rows] == ends[: len(rows)]
     assert [row["began"] for row in rows] == [0.0, *ends[: len(rows) - 1]]

@@ -178,10 +178,10 @@ def test_a_sampler_that_takes_everything_passes_and_ends_with_the_exact_weights(
     with world(built(model), dtype) as each:
         before = {name: value.clone() for name, value in each.learner.policy.model.state_dict().items()}
         canary = each.canary
-        found = canary.prove(each.prompts)
+        result = canary.prove(each.prompts)
         count = len(families_of(each.learner.trained))
         assert re.match(
-            rf"the sampler takes all {count} families of parameters \(each moved \d\d tokens by .* nats\)$", found
+            rf"the sampler takes all {count} families of parameters \(each moved \d\d tokens by .* nats\)$", result
         )
         assert each.handed == [PERTURBED, 0]
         assert each.sampler.version == 0

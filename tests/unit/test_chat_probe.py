@@ -45,9 +45,9 @@ TEXTS = {
 
 
 def renderer_of(template: str, prompt: PromptConfig | None = None, **kwargs: Any) -> ChatRenderer:
-    found = open_renderer(chat_tokenizer(template=template), prompt or PromptConfig(), kwargs)
-    assert isinstance(found, ChatRenderer)
-    return found
+    result = open_renderer(chat_tokenizer(template=template), prompt or PromptConfig(), kwargs)
+    assert isinstance(result, ChatRenderer)
+    return result
 
 
 @pytest.mark.parametrize("name", ENDS)
@@ -202,7 +202,7 @@ def test_an_example_whose_thinking_the_template_leaves_out_is_refused(template: 
 def test_an_example_keeps_its_thinking_where_the_template_writes_it(template: str) -> None:
     prompt = PromptConfig(examples=[THOUGHT])
     tokenizer = chat_tokenizer(control=(*some.CONTROL, "<think>", "</think>"), template=template)
-    (found,) = render([asked("Why?", prompt=prompt)], open_renderer(tokenizer, prompt), 300)
+    (result,) = render([asked("Why?", prompt=prompt)], open_renderer(tokenizer, prompt), 300)
     mark = tokenizer.convert_tokens_to_ids("<think>")
-    assert found.token_ids.count(mark) == 1  # the marks are no control tokens: they are what the policy is to write
-    assert "One and one." in tokenizer.decode(found.token_ids)
+    assert result.token_ids.count(mark) == 1  # the marks are no control tokens: they are what the policy is to write
+    assert "One and one." in tokenizer.decode(result.token_ids)

@@ -63,11 +63,11 @@ GONE = {
 
 @pytest.mark.parametrize("file", GONE)
 def test_what_a_release_lacks_is_named(installed: Release, file: str) -> None:
-    before, after, said = GONE[file]
+    before, after, message = GONE[file]
     changed = re.sub(before, after, installed.files[file])
     assert changed != installed.files[file]
     parsed = {path: tree for path, tree in installed.trees.items() if path != file}
-    assert missing(Release("changed", {**installed.files, file: changed}, (), parsed)) == said
+    assert missing(Release("changed", {**installed.files, file: changed}, (), parsed)) == message
 
 
 def test_the_contract_is_what_the_sources_import_and_pass() -> None:

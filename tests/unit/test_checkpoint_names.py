@@ -144,9 +144,9 @@ def test_a_model_as_it_is_on_disk_is_published_under_the_same_names(
     expected = published(learner(model(name)), tmp_path / "learner")
     (tmp_path / "saved").mkdir()
     SavedModel(model(name), "bfloat16", False).publish(tmp_path / "saved")
-    found = dict(read_files(tmp_path / "saved"))
-    assert found.keys() == expected.keys()
-    for key, value in found.items():
+    result = dict(read_files(tmp_path / "saved"))
+    assert result.keys() == expected.keys()
+    for key, value in result.items():
         dtype = torch.float32 if key.endswith(BUFFERS) else torch.bfloat16
         assert value.dtype == dtype
         assert torch.equal(value, expected[key].to(dtype))
@@ -406,31 +406,31 @@ def test_an_adapter_beside_the_model_is_refused(change: Callable[[str, Callable[
 
 def mxfp4(tensors: Tensors) -> Tensors:
     """Experts as gpt-oss is published: blocks of 32 four-bit numbers, each with the exponent of a scale."""
-    found = {}
+    result = {}
     for name, value in tensors.items():
         if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
             experts, columns, rows = value.shape
             generator = torch.Generator().manual_seed(rows)
             blocks = torch.randint(0, 255, (experts, rows, columns // 32, 16), generator=generator)
-            found[f"{name}_blocks"] = blocks.to(torch.uint8)
-            found[f"{name}_scales"] = torch.full((experts, rows, columns // 32), 124, dtype=torch.uint8)
+            result[f"{name}_blocks"] = blocks.to(torch.uint8)
+            result[f"{name}_scales"] = torch.full((experts, rows, columns // 32), 124, dtype=torch.uint8)
         else:
-            found[name] = value.bfloat16()
-    return found
+            result[name] = value.bfloat16()
+    return result
 
 
 def fp8(tensors: Tensors) -> Tensors:
     """Matrices as blocks of 32 x 32, each with a scale."""
-    found = {}
+    result = {}
     for name, value in tensors.items():
-        found[name] = value
+        result[name] = value
         if name.endswith("_proj.weight"):
             rows, columns = value.shape
             blocks = value.reshape(rows // 32, 32, columns // 32, 32)
             scale = blocks.abs().amax((1, 3)) / 448
-            found[name] = (blocks / scale[:, None, :, None]).reshape(rows, columns).to(torch.float8_e4m3fn)
-            found[name.replace("weight", "weight_scale_inv")] = scale
-    return found
+            result[name] = (blocks / scale[:, None, :, None]).reshape(rows, columns).to(torch.float8_e4m3fn)
+            result[name.replace("weight", "weight_scale_inv")] = scale
+    return result
 
 
 @pytest.mark.parametrize(

@@ -156,11 +156,19 @@ def evaluation(accuracy: float) -> Evaluation:
 
 def trial(output: Path, **config: Any) -> Trial:
     run = open_run(output, "task", "", {}, identity={"model": "sha256 0"})
-    model, part, said = Model(), Count(), list[str]()
+    model, part, message = Model(), Count(), list[str]()
     checkpoints = CheckpointManager(
-        RunConfig(**{"steps": 100} | config), run, ALONE, model, None, None, {"part": part}, Prefetcher(), said.append
+        RunConfig(**{"steps": 100} | config),
+        run,
+        ALONE,
+        model,
+        None,
+        None,
+        {"part": part},
+        Prefetcher(),
+        message.append,
     )
-    return Trial(run, checkpoints, model, part, said)
+    return Trial(run, checkpoints, model, part, message)
 
 
 def test_the_newest_and_the_best_stay(tmp_path: Path) -> None:

@@ -96,10 +96,10 @@ def test_tasks_and_rewards_are_listed(cli: Cli) -> None:
 
 def test_config_show_has_each_value_and_its_origin(cli: Cli) -> None:
     lines = cli("config", "show", "math-gsm8k", "--profile", "laptop", "--set", "run.seed=3").out.splitlines()
-    found = [line.split() for line in lines]
-    assert ["run.seed", "3", "--set"] in found
-    assert ["gro.terms.grpo.link.kind", '"clip"', "preset", "grpo"] in found
-    assert ["scoring.max_failure_rate", "0.5", "default"] in found
+    result = [line.split() for line in lines]
+    assert ["run.seed", "3", "--set"] in result
+    assert ["gro.terms.grpo.link.kind", '"clip"', "preset", "grpo"] in result
+    assert ["scoring.max_failure_rate", "0.5", "default"] in result
 
 
 def test_what_shows_a_task_shows_a_mixture_as_run_takes_it(cli: Cli) -> None:

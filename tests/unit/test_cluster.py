@@ -115,18 +115,18 @@ ENDED = NodeEnd(3, 1.0, "rank 2 on b was ended by signal 15", 1)
 def test_all_nodes_go_by_the_cause(first: NodeEnd, second: NodeEnd, cause: NodeEnd) -> None:
     boards = [open_board(Node(0, 2))]
     boards.append(open_board(Node(1, 2, port=boards[0].port)))
-    found: dict[int, NodeEnd] = {}
+    result: dict[int, NodeEnd] = {}
 
     def of(index: int, end: NodeEnd) -> None:
         boards[index].meet(pytest.fail)
-        found[index] = boards[index].settle(end)
+        result[index] = boards[index].settle(end)
 
     threads = [threading.Thread(target=of, args=each) for each in ((0, first), (1, second))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert found == {0: cause, 1: cause}
+    assert result == {0: cause, 1: cause}
 
 
 def test_a_node_learns_that_another_has_ended() -> None:

@@ -58,8 +58,8 @@ def test_plain_values_come_through_with_their_types(value: object) -> None:
     "value", [[10**5000], -(2**60), range(3, 9, 2), float("-inf"), -0.0, "\ud800", {(): {1: b"\xff"}}]
 )
 def test_so_do_odd_ones(value: object) -> None:
-    found = through(value)
-    assert (type(found), found) == (type(value), value)
+    result = through(value)
+    assert (type(result), result) == (type(value), value)
     assert math.copysign(1, through(-0.0)) == -1
 
 
@@ -84,9 +84,9 @@ UTC = datetime.UTC
     ],
 )
 def test_values_of_the_standard_library_keep_their_kind(value: object) -> None:
-    found = through(value)
-    assert (type(found), repr(found)) == (type(value), repr(value))
-    assert getattr(found, "fold", None) == getattr(value, "fold", None)
+    result = through(value)
+    assert (type(result), repr(result)) == (type(value), repr(value))
+    assert getattr(result, "fold", None) == getattr(value, "fold", None)
     assert repr(through({"x": [value]})) == repr({"x": [value]})
 
 
@@ -174,9 +174,9 @@ def test_cycles_and_deep_nesting_are_shared_too(sides: Any) -> None:
     deep: list[Any] = []
     for _ in range(5000):
         deep = [deep]
-    found, depth = sides(deep)[0], 0
-    while found:
-        found, depth = found[0], depth + 1
+    result, depth = sides(deep)[0], 0
+    while result:
+        result, depth = result[0], depth + 1
     assert depth == 5000
 
 

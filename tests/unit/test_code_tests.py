@@ -46,10 +46,10 @@ def asking(*tests: str, answer: str = REFERENCE, **fields: Any) -> Problem:
     ],
 )
 def test_assertions_about_one_call_become_calls(test: str, right: object, wrong: object) -> None:
-    found = read_asserts(asking(test))
-    assert found.names == ("f",)
-    assert found.questions is not None
-    (question,) = found.questions
+    result = read_asserts(asking(test))
+    assert result.names == ("f",)
+    assert result.questions is not None
+    (question,) = result.questions
     assert question.call.function == "f"
     assert question.holds(right)
     assert not question.holds(wrong)
@@ -98,18 +98,18 @@ def check(candidate):
         "entry_point": "add",
         "prelude": "import math\ndef add(x):\n    '''Add.'''\n",
     }
-    found = read_asserts(make_problem("?", "    return x + 1", **fields))
-    assert found.questions is not None
-    assert [question.text for question in found.questions] == ["add([1], 2)", "add('a')", "add(1.5)"]
-    assert found.sources[0].endswith("check(add)\n")
-    assert found.program("    return x + 1\n").sources == (
+    result = read_asserts(make_problem("?", "    return x + 1", **fields))
+    assert result.questions is not None
+    assert [question.text for question in result.questions] == ["add([1], 2)", "add('a')", "add(1.5)"]
+    assert result.sources[0].endswith("check(add)\n")
+    assert result.program("    return x + 1\n").sources == (
         "import math\ndef add(x):\n    '''Add.'''\n    return x + 1\n",
     )
     body = "\n   \n    return x + 1\n"  # as HumanEval's problem 81 has it
-    assert found.program(body).sources == (f"import math\ndef add(x):\n    '''Add.'''\n{body}",)
-    assert len(found.program("   \ndef add(x): pass").sources) == 2
+    assert result.program(body).sources == (f"import math\ndef add(x):\n    '''Add.'''\n{body}",)
+    assert len(result.program("   \ndef add(x): pass").sources) == 2
     # an unfinished function of the prompt must not stand in for one that the program does not define
-    assert found.program("def other(): pass").sources == ("import math", "def other(): pass")
+    assert result.program("def other(): pass").sources == ("import math", "def other(): pass")
 
 
 def test_whose_a_name_is_is_read_from_the_problem() -> None:
@@ -117,9 +117,9 @@ def test_whose_a_name_is_is_read_from_the_problem() -> None:
 values = sorted(map(f, [1]))
 assert abs(sum(values)) < math.pi and len(values) == helper(Pair(1)) == sys.maxsize
 """
-    found = read_asserts(asking(test, prelude="def helper(pair): return 1"))
-    assert found.names == ("Pair", "f")
-    assert found.setup == "import math\nimport sys\n"
+    result = read_asserts(asking(test, prelude="def helper(pair): return 1"))
+    assert result.names == ("Pair", "f")
+    assert result.setup == "import math\nimport sys\n"
     # a builtin is the tests' own, unless the reference program defines it
     assert read_asserts(asking("assert sum(1, 2) == 3 == len([])", answer="def sum(a, b): return a + b")).names == (
         "sum",
@@ -141,12 +141,12 @@ class Point: x: int
 class Table(UserDict): pass
 class Pair: pass
 """
-    found = read_asserts(asking("assert Pair(1).x == 2", answer=answer)).operators
-    assert found is not None
-    assert found["Vec"] == found["Sub"] == ["__add__", "__radd__"]
-    assert {"__eq__", "__lt__", "__ge__"} <= {*found["Point"]}
-    assert {"__contains__", "__eq__"} <= {*found["Table"]}
-    assert found["Pair"] == []
+    result = read_asserts(asking("assert Pair(1).x == 2", answer=answer)).operators
+    assert result is not None
+    assert result["Vec"] == result["Sub"] == ["__add__", "__radd__"]
+    assert {"__eq__", "__lt__", "__ge__"} <= {*result["Point"]}
+    assert {"__contains__", "__eq__"} <= {*result["Table"]}
+    assert result["Pair"] == []
     # an answer that does not define what the tests ask for says nothing of it
     assert read_asserts(asking("assert Pair(1).x == 2", answer="see above")).operators is None
     assert read_asserts(asking("assert Pair(1).x == 2", answer="import sys")).operators is None
@@ -160,9 +160,9 @@ def test_where_objects_compare_themselves_an_answer_may_be_one_of_them() -> None
 
 def test_of_an_object_it_is_asked_only_whether_it_is_true() -> None:
     for test, truth in (("assert f(1)", True), ("assert not f(1)", True), ("assert f(1) == 1", False)):
-        found = read_asserts(asking(test)).questions
-        assert found is not None
-        assert [question.call.truth for question in found] == [truth]
+        result = read_asserts(asking(test)).questions
+        assert result is not None
+        assert [question.call.truth for question in result] == [truth]
 
 
 def test_an_assignment_to_something_else_than_a_name_does_something() -> None:
@@ -284,9 +284,9 @@ def test_outputs_that_are_null_are_missing_too() -> None:
 
 
 def test_fields_of_asserts_that_are_null_are_missing_too() -> None:
-    found = read_asserts(asking("assert f(1) == 2", setup=None, imports=None, prelude=None, entry_point=None))
-    assert (found.setup, found.prelude, found.entry_point, found.names) == ("", "", "", ("f",))
-    assert found.questions is not None
+    result = read_asserts(asking("assert f(1) == 2", setup=None, imports=None, prelude=None, entry_point=None))
+    assert (result.setup, result.prelude, result.entry_point, result.names) == ("", "", "", ("f",))
+    assert result.questions is not None
 
 
 @pytest.mark.parametrize(
@@ -479,9 +479,9 @@ CASES = [{"input": "1 2\n", "output": "3\n", "testtype": "stdin"}, {"input": "3 
     ],
 )
 def test_inputs_of_a_contest_are_read_however_they_are_kept(tests: Any) -> None:
-    found = read_contest(make_problem("?", "", tests=tests), 0.0)
-    assert found.cases == (StdinCase("1 2\n", "3\n"), StdinCase("3 4\n", "7\n"))
-    assert (found.function, found.questions, found.names) == ("", (), frozenset())
+    result = read_contest(make_problem("?", "", tests=tests), 0.0)
+    assert result.cases == (StdinCase("1 2\n", "3\n"), StdinCase("3 4\n", "7\n"))
+    assert (result.function, result.questions, result.names) == ("", (), frozenset())
 
 
 @pytest.mark.parametrize(
@@ -529,10 +529,10 @@ FUNCTIONAL = {"input": "[1, 2]\n3\n", "output": "[3]", "testtype": "functional"}
     ],
 )
 def test_calls_of_a_contest_are_read_however_they_are_kept(fields: dict[str, Any], right: Any, wrong: Any) -> None:
-    found = read_contest(make_problem("?", "", **fields), 0.0)
-    (question,) = found.questions
-    assert (found.function, question.call.args) == ("f", ([1, 2], 3))
-    assert found.names == {"f", "Solution"}
+    result = read_contest(make_problem("?", "", **fields), 0.0)
+    (question,) = result.questions
+    assert (result.function, question.call.args) == ("f", ([1, 2], 3))
+    assert result.names == {"f", "Solution"}
     assert question.holds(right)
     assert not question.holds(wrong)
 
@@ -550,8 +550,8 @@ def test_calls_of_a_contest_are_read_however_they_are_kept(fields: dict[str, Any
     ],
 )
 def test_a_contest_calls_the_function_or_the_method_that_a_program_has(program: str, called: str) -> None:
-    found = read_contest(make_problem("?", "", tests={"inputs": [[1]], "outputs": [1], "fn_name": "f"}), 0.0)
-    assert [question.call.function for question in found.asked(program)] == [called]
+    result = read_contest(make_problem("?", "", tests={"inputs": [[1]], "outputs": [1], "fn_name": "f"}), 0.0)
+    assert [question.call.function for question in result.asked(program)] == [called]
 
 
 @pytest.mark.parametrize(
@@ -574,8 +574,8 @@ def test_a_contest_calls_the_function_or_the_method_that_a_program_has(program: 
     ],
 )
 def test_the_time_limit_of_a_problem_holds_in_the_place_of_the_option(limit: Any, seconds: float) -> None:
-    found = read_contest(make_problem("?", "", tests=CASES, time_limit=limit), 0.0)
-    assert found.allowed(Allowance(4.0, 12.0, 512)).timeout_s == seconds
+    result = read_contest(make_problem("?", "", tests=CASES, time_limit=limit), 0.0)
+    assert result.allowed(Allowance(4.0, 12.0, 512)).timeout_s == seconds
 
 
 class Runs:
@@ -629,8 +629,8 @@ def test_tests_are_unpacked_once_for_all_responses_of_a_group() -> None:
     packed_tests.unpack_text.cache_clear()
     for _ in range(3):
         read_contest(make_problem("?", "", tests=packed(json.dumps(CASES))), 0.0)
-    found = packed_tests.unpack_text.cache_info()
-    assert (found.misses, found.hits) == (1, 2)
+    result = packed_tests.unpack_text.cache_info()
+    assert (result.misses, result.hits) == (1, 2)
 
 
 def test_what_stands_for_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

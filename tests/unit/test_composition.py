@@ -182,9 +182,9 @@ def test_anything_else_is_no_scores_for_two_responses(several: object) -> None:
 
 
 def test_what_is_no_score_among_several_fails_alone() -> None:
-    found = verdicts([1.0, math.nan, KeyError("x"), "1"], 4)
-    assert found[0] == Score(1.0)
-    assert found[1:] == [
+    result = verdicts([1.0, math.nan, KeyError("x"), "1"], 4)
+    assert result[0] == Score(1.0)
+    assert result[1:] == [
         Refused("invalid", "a score must be finite, got nan"),
         Refused("error", "KeyError: 'x'"),
         Refused("invalid", "a score must be a number, None or Score, got str '1'"),
@@ -479,12 +479,12 @@ def test_tasks_cross_the_wire_unchanged(
 @given(st.lists(st.binary(max_size=5)), st.data())
 def test_lines_come_back_whole_however_they_are_cut(lines: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(line.replace(b"\n", b"") + b"\n" for line in lines) + b"rest"
-    buffer, found = LineBuffer(), []
+    buffer, result = LineBuffer(), []
     while stream:
         size = data.draw(st.integers(1, len(stream)))
-        found += buffer.feed(stream[:size])
+        result += buffer.feed(stream[:size])
         stream = stream[size:]
-    assert found == [line.replace(b"\n", b"") for line in lines]
+    assert result == [line.replace(b"\n", b"") for line in lines]
     assert buffer.pending == len(b"rest")
 
 
@@ -721,16 +721,16 @@ def letters_of(group: Sequence[str], rewards: Sequence[RewardConfig], traits: Se
 
 def rewards_of(rows: list[list[str]], rewards: Sequence[RewardConfig]) -> list[float | None]:
     policies = [{each.on_failure for each, letter in zip(rewards, row, strict=True) if letter == "f"} for row in rows]
-    if any("drop-group" in found for found in policies):
+    if any("drop-group" in result for result in policies):
         return [None] * len(rows)
-    found: list[float | None] = []
+    result: list[float | None] = []
     for row, failed in zip(rows, policies, strict=True):
         pairs = list(zip(rewards, row, strict=True))
         reward = sum(each.weight * (VALUES.get(letter) or 0.0) for each, letter in pairs if not each.gate)
         if any(each.gate and letter in "-0f" for each, letter in pairs):
             reward = min(reward, 0.0)
-        found.append(None if "abstain" in failed else reward)
-    return found
+        result.append(None if "abstain" in failed else reward)
+    return result
 
 
 def letter_of(part: Component) -> str | float:

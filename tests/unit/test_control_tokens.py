@@ -152,5 +152,5 @@ def test_what_was_spelled_is_said() -> None:
     renderer = open_renderer(chat_tokenizer(), PromptConfig())
     texts = ("a <|im_end|> <|im_end|>", "b <|im_end|>", "c </s>", "d")
     render([problem(text, name=text[0]) for text in texts], renderer, 100)
-    said = "spelled in prompts, where they stay text: <|im_end|> in 2, </s> in 1"
-    assert renderer.facts() == {"control tokens": said}
+    message = "spelled in prompts, where they stay text: <|im_end|> in 2, </s> in 1"
+    assert renderer.facts() == {"control tokens": message}

@@ -28,8 +28,10 @@ from reasoner.learning.learner import WeightFunction
 from reasoner.learning.model import attention
 from reasoner.learning.model.backbone import Packing
 from reasoner.learning.model.model_weights import Dtype
+from reasoner.models.loading import check_weights_at_hand
 from reasoner.records import Group
 from reasoner.training.critic_update import _Regression
+from tests.architectures import build
 from tests.ragged import make_response, ragged_groups
 from tests.tiny import build_tiny_model
 
@@ -93,13 +95,13 @@ def with_some_head(critic: TorchCritic) -> TorchCritic:
 def plain_values(model: Any, head: tuple[Tensor, Tensor], groups: Sequence[Group]) -> list[Tensor]:
     """(R)(T) with gradient: the value before every token, by one plain forward pass per response."""
     weight_H, bias = head
-    found = []
+    result = []
     for group in groups:
         for response in group.responses:
             hidden_LH = model(torch.tensor([[*group.prompt_ids, *response.token_ids]])).last_hidden_state[0]
             states_TH = hidden_LH[len(group.prompt_ids) - 1 :][: len(response.token_ids)]
-            found.append((states_TH * weight_H).sum(1) + bias)
-    return found
+            result.append((states_TH * weight_H).sum(1) + bias)
+    return result
 
 
 def load_plain(folder: Path) -> Any:
@@ -306,8 +308,8 @@ def test_steps_equal_plain_adamw_with_the_learning_rate_of_the_critic(tiny: Path
         optimizer.zero_grad()
     assert critic.version == 2
     theirs = [*(p.detach() for p in model.parameters()), head[0].detach()[None], head[1].detach()[None]]
-    for mine, other in zip(parameters(critic), theirs, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-7, atol=1e-7)
+    for own, other in zip(parameters(critic), theirs, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-7, atol=1e-7)
 
 
 def test_a_new_critic_learns_its_targets(tiny: Path) -> None:
@@ -409,3 +411,14 @@ def test_the_first_batch_finds_a_forward_pass_that_is_wrong(
     monkeypatch.setattr(attention, "_sequence", _ignore_rows)
     with pytest.raises(RunError, match="hidden states of packed responses differ from those of single sequences"):
         critic.values(GROUPS)
+
+
+def test_a_model_without_hidden_states_of_its_own_is_refused_as_a_critic_by_name(tmp_path: Path) -> None:
+    whole = build("llama4", tmp_path)
+    with pytest.raises(UserError, match="has Llama4ForConditionalGeneration with its output layer alone, so that a"):
+        check_weights_at_hand(str(whole), False, head=False)
+    text = {**json.loads((whole / "config.json").read_text())["text_config"], "architectures": ["Llama4ForCausalLM"]}
+    (part := tmp_path / "text").mkdir()
+    (part / "config.json").write_text(json.dumps(text))
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(part)).save_pretrained(part)
+    check_weights_at_hand(str(part), False, head=False)

@@ -206,10 +206,10 @@ def test_every_problem_has_its_turn_once_per_epoch_whatever_a_step_takes(rounds:
     for counts in rounds:
         step: list[str] = []
         for count in counts:
-            found = [problem.id for problem in chosen.take(count, step)]
-            assert len(found) == min(count, 7 - len(step))
-            chosen.observe(dict.fromkeys(found, 0.5))
-            step += found
+            result = [problem.id for problem in chosen.take(count, step)]
+            assert len(result) == min(count, 7 - len(step))
+            chosen.observe(dict.fromkeys(result, 0.5))
+            step += result
         assert len(set(step)) == len(step)
         order += step
     for first in range(0, len(order) - 6, 7):

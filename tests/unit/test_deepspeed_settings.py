@@ -41,12 +41,12 @@ def test_a_file_adds_settings_and_may_agree(tmp_path: Path) -> None:
         "train_batch_size": "auto",
         "comms_logger": {"enabled": True},
     }
-    found = settings(tmp_path, theirs, "bfloat16", max_grad_norm=0.5, deepspeed={"zero_stage": 3})
-    assert found["zero_optimization"]["stage3_prefetch_bucket_size"] == 1000
-    assert found["comms_logger"] == {"enabled": True}
-    assert found["bf16"] == {"enabled": True}
-    assert "train_batch_size" not in found
-    assert "fp16" not in found
+    result = settings(tmp_path, theirs, "bfloat16", max_grad_norm=0.5, deepspeed={"zero_stage": 3})
+    assert result["zero_optimization"]["stage3_prefetch_bucket_size"] == 1000
+    assert result["comms_logger"] == {"enabled": True}
+    assert result["bf16"] == {"enabled": True}
+    assert "train_batch_size" not in result
+    assert "fp16" not in result
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_what_is_offloaded_from_a_gpu_is_pinned_unless_a_file_says_otherwise(
     file = tmp_path / "ds.json"
     file.write_text('{"zero_optimization": {"offload_optimizer": {"pin_memory": false}}}')
     own = config.model_copy(update={"deepspeed": config.deepspeed.model_copy(update={"config": str(file)})})
-    found = deepspeed_settings(own, "bfloat16", "cuda")["zero_optimization"]
-    assert found["offload_optimizer"] == {"device": "cpu", "pin_memory": False}
+    result = deepspeed_settings(own, "bfloat16", "cuda")["zero_optimization"]
+    assert result["offload_optimizer"] == {"device": "cpu", "pin_memory": False}
 
 
 def test_gradients_of_ranks_are_summed_in_float32_unless_a_file_says_otherwise(tmp_path: Path) -> None:

@@ -432,12 +432,12 @@ class Receiver:
 
     def load_on_device(self, weights: Iterable[tuple[str, Tensor]], version: int) -> tuple[Receipt, str]:
         self.ways.append("device")
-        found = dict(weights)
-        sent = checksum_of(found)
+        result = dict(weights)
+        sent = checksum_of(result)
         if self.loses:
-            found.popitem()
+            result.popitem()
         self.version = version
-        return Receipt(version, checksum_of(found), len(found), 0.0), sent
+        return Receipt(version, checksum_of(result), len(result), 0.0), sent
 
     def load(self, folder: Path, version: int) -> Receipt:
         self.ways.append("file")
@@ -449,12 +449,12 @@ class Receiver:
 
 
 def test_weights_stay_on_the_gpu_where_that_was_tried_and_the_way_is_said() -> None:
-    said: list[str] = []
+    message: list[str] = []
     receiver = Receiver()
     assert isinstance(receiver, DeviceReceiver)
-    receipt = hand_over(GpuLearner(), receiver, say=said.append)
+    receipt = hand_over(GpuLearner(), receiver, say=message.append)
     assert (receiver.ways, receipt.version) == (["device"], 3)
-    assert said == ["the weights go to the sampler on the GPU (CUDA IPC), which was tried"]
+    assert message == ["the weights go to the sampler on the GPU (CUDA IPC), which was tried"]
 
 
 def test_weights_that_do_not_all_arrive_stop_the_run() -> None:
@@ -463,11 +463,11 @@ def test_weights_that_do_not_all_arrive_stop_the_run() -> None:
 
 
 def test_what_does_not_work_goes_as_files_and_says_why(tmp_path: Path) -> None:
-    said: list[str] = []
+    message: list[str] = []
     receiver = Receiver("CUDA IPC does not work here (RuntimeError: invalid device context)")
-    hand_over(GpuLearner(), receiver, say=said.append)
+    hand_over(GpuLearner(), receiver, say=message.append)
     assert receiver.ways == ["file"]
-    assert said[0] == (
+    assert message[0] == (
         "the weights go to the sampler as files: CUDA IPC does not work here (RuntimeError: invalid device context)"
     )
     receiver = Receiver()
@@ -477,10 +477,10 @@ def test_what_does_not_work_goes_as_files_and_says_why(tmp_path: Path) -> None:
 
 def test_a_learner_on_a_cpu_has_nothing_to_say_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GpuLearner, "device_weights", lambda self: None)
-    said: list[str] = []
+    message: list[str] = []
     receiver = Receiver()
-    hand_over(GpuLearner(), receiver, say=said.append)
-    assert (receiver.ways, said) == (["file"], [])
+    hand_over(GpuLearner(), receiver, say=message.append)
+    assert (receiver.ways, message) == (["file"], [])
 
 
 @pytest.mark.parametrize(
@@ -513,7 +513,7 @@ def test_an_engine_says_why_it_takes_files(start: dict[str, Any], why: str, monk
 def test_all_ranks_go_the_same_way(why: str, ways: list[str]) -> None:
     """The second rank's engine alone may be in a container that shares no memory."""
     receivers = [Receiver(), Receiver(why)]
-    said: list[str] = []
+    message: list[str] = []
 
     class Ranked(GpuLearner):
         """Written by the first rank, for all."""
@@ -526,14 +526,14 @@ def test_all_ranks_go_the_same_way(why: str, ways: list[str]) -> None:
 
     def rank(ranks: Ranks) -> int:
         sampler = ShardedSampler(cast(Any, receivers[ranks.index]), ranks)
-        return hand_over(Ranked(ranks), sampler, ranks, say=said.append).version
+        return hand_over(Ranked(ranks), sampler, ranks, say=message.append).version
 
     for receiver in receivers:
         receiver.name, receiver.description = "vllm", "fake"  # type: ignore[attr-defined]
     assert on_ranks(2, rank) == [3, 3]
     assert [receiver.ways for receiver in receivers] == [ways, ways]
-    assert len(set(said)) == 1
-    assert why in said[0]
+    assert len(set(message)) == 1
+    assert why in message[0]
 
 
 def test_a_learner_on_a_gpu_hands_over_what_it_would_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

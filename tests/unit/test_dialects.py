@@ -72,10 +72,10 @@ def test_the_id_of_a_call_is_read() -> None:
 
 
 def test_a_program_after_the_mark_is_one_for_python() -> None:
-    (found,) = read("llama", "<|python_tag|>print(1)\n")
-    assert found.call == ToolCall("python", {"code": "print(1)"})
-    (found,) = BY_NAME["llama"].read("<|python_tag|>print(1)", ToolInputs(TOOLS[:1]))
-    assert "after <|python_tag|> comes a call: write {" in found.call.error
+    (result,) = read("llama", "<|python_tag|>print(1)\n")
+    assert result.call == ToolCall("python", {"code": "print(1)"})
+    (result,) = BY_NAME["llama"].read("<|python_tag|>print(1)", ToolInputs(TOOLS[:1]))
+    assert "after <|python_tag|> comes a call: write {" in result.call.error
 
 
 @pytest.mark.parametrize("dialect", BY_NAME)
@@ -125,10 +125,10 @@ def test_what_is_no_call_is_an_answer(dialect: str, text: str) -> None:
     ],
 )  # fmt: skip
 def test_a_malformed_call_says_what_is_wrong(dialect: str, text: str, error: str) -> None:
-    (found,) = read(dialect, text)
-    assert re.search(error, found.call.error, re.DOTALL), found.call.error
-    assert not found.call.arguments
-    assert len(found.call.error) < 500
+    (result,) = read(dialect, text)
+    assert re.search(error, result.call.error, re.DOTALL), result.call.error
+    assert not result.call.arguments
+    assert len(result.call.error) < 500
 
 
 PIECES = (

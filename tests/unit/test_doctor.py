@@ -238,21 +238,21 @@ def test_vllm_needs_a_driver_of_its_own_age(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_gpus_their_driver_and_their_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = gpu_checks(monkeypatch, FakeCuda([(9, 0)] * 8), "13.0")
-    assert found["device"].detail == "cuda: 8 x H100, 80 GiB"
-    assert found["driver"] == Diagnosis(
+    result = gpu_checks(monkeypatch, FakeCuda([(9, 0)] * 8), "13.0")
+    assert result["device"].detail == "cuda: 8 x H100, 80 GiB"
+    assert result["driver"] == Diagnosis(
         "driver", "ok", "580.65.06; torch 2.13.0, built for CUDA 13.0; it takes CUDA up to 13.0"
     )
-    assert found["bfloat16"].detail == "on every GPU"
-    assert found["links"].detail == "all 8 GPUs reach each other directly"
-    assert found["NCCL"].detail == "2.27.5"
+    assert result["bfloat16"].detail == "on every GPU"
+    assert result["links"].detail == "all 8 GPUs reach each other directly"
+    assert result["NCCL"].detail == "2.27.5"
 
 
 def test_an_old_driver_and_an_old_gpu_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = gpu_checks(monkeypatch, FakeCuda([(9, 0), (7, 0)], peers=False), "12.4")
-    assert (found["driver"].state, "it takes CUDA up to 12.4" in found["driver"].detail) == ("broken", True)
-    assert (found["bfloat16"].state, found["bfloat16"].detail) == ("missing", "not on V100")
-    assert "0 to 1, 1 to 0; NCCL goes through the host" in found["links"].detail
+    result = gpu_checks(monkeypatch, FakeCuda([(9, 0), (7, 0)], peers=False), "12.4")
+    assert (result["driver"].state, "it takes CUDA up to 12.4" in result["driver"].detail) == ("broken", True)
+    assert (result["bfloat16"].state, result["bfloat16"].detail) == ("missing", "not on V100")
+    assert "0 to 1, 1 to 0; NCCL goes through the host" in result["links"].detail
 
 
 def test_packages_with_nothing_to_say_are_one_row() -> None:

@@ -83,8 +83,8 @@ def test_two_models_fit_80_columns_even_where_some_abstained() -> None:
 def test_a_model_of_a_run_is_named_with_its_step(tmp_path: Path) -> None:
     """The one that `reasoner export` and the model card name."""
     record_step(tmp_path, 20)
-    found = result("A", evaluation(0.3, 9))
-    of_run = replace(found, config=load_config("math-500", "gpu", sets=[f"model.path={tmp_path}"]).config)
+    results = result("A", evaluation(0.3, 9))
+    of_run = replace(results, config=load_config("math-500", "gpu", sets=[f"model.path={tmp_path}"]).config)
     assert f"A  {tmp_path}, step 20 of its run" in shown([of_run])
 
 
@@ -107,19 +107,19 @@ def test_one_model_has_every_figure() -> None:
 
 def test_the_json_is_plain_and_has_nulls_where_there_is_no_interval() -> None:
     one = as_json(Path("runs/one"), [result("A", evaluation(0.5, 9, problems=1)), result("B", evaluation(0.5, 9))])
-    found: dict[str, Any] = json.loads(json.dumps(one, allow_nan=False))
-    assert found["tasks"][0]["results"]["A"]["figures"]["length"] == {
+    results: dict[str, Any] = json.loads(json.dumps(one, allow_nan=False))
+    assert results["tasks"][0]["results"]["A"]["figures"]["length"] == {
         "unit": "tokens",
         "problems": 1,
         "value": 9.0,
         "low": None,
         "high": None,
     }
-    (compared,) = found["tasks"][0]["comparisons"]
+    (compared,) = results["tasks"][0]["comparisons"]
     assert (compared["baseline"], compared["model"]) == ("A", "B")
     assert compared["figures"]["avg@16"]["problems"] == 1
-    assert (found["tasks"][0]["correct"], found["tasks"][0]["threshold"]) == ("math", 1.0)
-    assert found["tasks"][0]["results"]["A"]["judged"] == 1
+    assert (results["tasks"][0]["correct"], results["tasks"][0]["threshold"]) == ("math", 1.0)
+    assert results["tasks"][0]["results"]["A"]["judged"] == 1
 
 
 def test_how_many_problems_are_judged_stands_beside_the_figures() -> None:
@@ -211,10 +211,10 @@ def test_the_plain_forward_pass_rotates_as_the_engine_that_is_compared_with_it(
     part: Any = SimpleNamespace(
         letter="A", config=config, prompts=(), params=SamplingParams(1.0, 12), resources=resources
     )
-    said: list[str] = []
+    message: list[str] = []
     if right:
-        check_engine(part, sampler, opened_for, said.append)
-        assert "log-probabilities as of a plain forward pass" in said[0]
+        check_engine(part, sampler, opened_for, message.append)
+        assert "log-probabilities as of a plain forward pass" in message[0]
     else:
         with pytest.raises(SamplerError, match="differ from those of a plain forward pass"):
-            check_engine(part, sampler, opened_for, said.append)
+            check_engine(part, sampler, opened_for, message.append)

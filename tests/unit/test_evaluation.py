@@ -2,6 +2,7 @@ import itertools
 import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,9 @@ def answered(table: Mapping[str, Sequence[str | None]]) -> list[ScoredGroup]:
 
 
 def estimate(evaluation: Evaluation, name: str) -> Estimate:
-    found = evaluation.find(name)
-    assert found is not None, name
-    return found
+    result = evaluation.find(name)
+    assert result is not None, name
+    return result
 
 
 class FakeSampler:
@@ -94,7 +95,8 @@ class FakeSampler:
     def sample(self, prompts: Sequence[Prompt], n: int, params: SamplingParams | ParamsByTask) -> Iterator[Group]:
         for prompt in reversed(prompts):
             answers = self.answers[prompt.problem.id][:n]
-            yield Group(prompt.problem, prompt.token_ids, tuple(response(answer) for answer in answers))
+            responses = (replace(response(answer), routes=(3, 1)) for answer in answers)
+            yield Group(prompt.problem, prompt.token_ids, tuple(responses))
 
     def sample_some(self, *arguments: object) -> Iterator[Group]:
         raise NotImplementedError
@@ -143,6 +145,7 @@ def test_evaluate_overlaps_counts_progress_and_keeps_the_order_of_the_prompts() 
         lambda done, total: seen.append((done, total)),
     )
     assert [g.group.problem.id for g in groups] == ["a", "b", "c"]
+    assert not any(response.routes for g in groups for response in g.group.responses)  # nobody learns from them
     assert seen == [(0, 6), (2, 6), (4, 6), (6, 6)]
     assert (evaluation.problems, evaluation.samples, evaluation.abstained) == (3, 2, 0)
     assert evaluation.accuracy is not None
@@ -331,8 +334,8 @@ def test_a_response_that_does_not_meet_the_condition_of_the_deciding_source_is_w
     config = Config.model_construct(rewards=rewards, evaluation=EvaluationConfig(correct="math"))
     criterion = Criterion.of(config)
     assert criterion.conditions == ("polite", "boxed")
-    found = summarise([group], 1, criterion).accuracy
-    assert (found.value if found else None) == expected
+    result = summarise([group], 1, criterion).accuracy
+    assert (result.value if result else None) == expected
 
 
 def test_figures_without_extracted_answers_and_with() -> None:
@@ -389,10 +392,10 @@ def change(before: Sequence[str], after: Sequence[str]) -> Difference:
 
 def test_the_p_value_of_one_response_per_problem_is_mcnemars() -> None:
     # 9 problems became right, 2 wrong, 29 stayed: the exact test is the binomial one over the 11.
-    found = change(["5"] * 9 + ["4"] * 2 + ["4"] * 20 + ["5"] * 9, ["4"] * 9 + ["5"] * 2 + ["4"] * 20 + ["5"] * 9)
-    assert (found.rose, found.fell, found.problems) == (9, 2, 40)
+    result = change(["5"] * 9 + ["4"] * 2 + ["4"] * 20 + ["5"] * 9, ["4"] * 9 + ["5"] * 2 + ["4"] * 20 + ["5"] * 9)
+    assert (result.rose, result.fell, result.problems) == (9, 2, 40)
     table = 2 * sum(math.comb(11, k) for k in range(3)) / 2**11
-    assert found.p == pytest.approx(table)
+    assert result.p == pytest.approx(table)
     assert change(["4", "5"], ["4", "5"]).p == 1.0
     assert change(["5"], ["4"]).p == 1.0
     assert change(["4", "5"], ["5", "4"]).p == 1.0

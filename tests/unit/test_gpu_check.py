@@ -29,10 +29,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_every_check_is_written_and_they_are_thirteen() -> None:
+def test_every_check_is_written_and_they_are_fourteen() -> None:
     written = {**gpu_checks_learner.CHECKS, **gpu_checks_sampler.CHECKS}
     assert written.keys() == CHECKS.keys()
-    assert len(CHECKS) == 13
+    assert len(CHECKS) == 14
     plain = ["attention", "lengths", "update", "formats", "buckets"]
     assert [name for name, check in CHECKS.items() if not check.needs] == plain
     assert list(CHECKS)[:5] == plain
@@ -42,18 +42,18 @@ def test_every_check_is_written_and_they_are_thirteen() -> None:
 def test_attention_passes_here_and_fails_where_sequences_see_each_other(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = run_one("attention", folder, cpu=True)
-    assert (found.verdict, found.why) == ("PASS", "")
-    assert found.figures["gap float32"] < 1e-5
+    result = run_one("attention", folder, cpu=True)
+    assert (result.verdict, result.why) == ("PASS", "")
+    assert result.figures["gap float32"] < 1e-5
 
     def blind(query: Tensor, key: Tensor, value: Tensor, shapes: Sequence[Any], scaling: float | None) -> Tensor:
         parts = [part.transpose(1, 2) for part in (query, key, value)]
         return attention._attend(parts[0], parts[1], parts[2], scaling, None)
 
     monkeypatch.setattr(attention, "_by_sequence", blind)
-    found = run_one("attention", folder, cpu=True)
-    assert found.verdict == "FAIL"
-    assert "ragged, float32, prompts shared always" in found.why
+    result = run_one("attention", folder, cpu=True)
+    assert result.verdict == "FAIL"
+    assert "ragged, float32, prompts shared always" in result.why
 
 
 def test_an_update_has_its_figures(folder: Path) -> None:
@@ -72,9 +72,9 @@ def test_an_unexpected_error_fails_the_check_alone(
         raise KeyError("lm_head")
 
     monkeypatch.setattr(gpu_checks_learner, "CHECKS", {"attention": broken})
-    found = run_one("attention", tmp_path, cpu=True)
-    assert (found.verdict, found.figures) == ("FAIL", {"seen": 1})
-    assert "KeyError" in found.why
+    result = run_one("attention", tmp_path, cpu=True)
+    assert (result.verdict, result.figures) == ("FAIL", {"seen": 1})
+    assert "KeyError" in result.why
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -93,9 +93,9 @@ def test_a_check_that_hangs_or_dies_is_a_result_too(
     program = program.format(file=str(tmp_path / "lengths.json"), outcome=outcome)
     monkeypatch.setattr(gpu_check, "command_of", lambda *_: [sys.executable, "-S", "-c", program])
     monkeypatch.setattr(gpu_check, "CHECKS", {"lengths": replace(CHECKS["lengths"], seconds=3.0)})
-    found = run_apart("lengths", tmp_path, cpu=False)
-    assert (found.verdict, found.why.strip()) == (verdict, said)
-    assert found.figures == ({"s": 2.0} if verdict == "PASS" else {})
+    result = run_apart("lengths", tmp_path, cpu=False)
+    assert (result.verdict, result.why.strip()) == (verdict, said)
+    assert result.figures == ({"s": 2.0} if verdict == "PASS" else {})
 
 
 def test_what_cannot_run_is_skipped_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,8 +109,8 @@ def test_what_cannot_run_is_skipped_with_the_reason(monkeypatch: pytest.MonkeyPa
 
 def test_a_check_ends_when_the_time_of_all_of_them_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_check, "command_of", lambda *_: [sys.executable, "-S", "-c", "import time; time.sleep(60)"])
-    found = run_apart("lengths", tmp_path, cpu=False, left=1.0)
-    assert (found.verdict, found.why.strip()) == ("FAIL", "no result after 1 s")
+    result = run_apart("lengths", tmp_path, cpu=False, left=1.0)
+    assert (result.verdict, result.why.strip()) == ("FAIL", "no result after 1 s")
 
 
 def test_the_page_says_whatever_was_found() -> None:
@@ -147,7 +147,7 @@ def test_seeds_are_judged_by_what_must_be_equal(tmp_path: Path, monkeypatch: pyt
         "deaf": (lambda start, seed: 0, "another seed gives the same"),
         "fickle": (lambda start, seed: (start, seed), "after a restart: 0% are equal"),
     }
-    for noise, said in kinds.values():
+    for noise, message in kinds.values():
         starts = iter(range(9))
         scene = Scene(tmp_path, "cpu")
 
@@ -160,8 +160,8 @@ def test_seeds_are_judged_by_what_must_be_equal(tmp_path: Path, monkeypatch: pyt
 
         monkeypatch.setattr(gpu_checks_sampler, "_sample", sampled)
         monkeypatch.setattr(Scene, "sampler", opened)
-        if said:
-            with pytest.raises(FailedCheckError, match=re.escape(said)):
+        if message:
+            with pytest.raises(FailedCheckError, match=re.escape(message)):
                 gpu_checks_sampler.check_seeds(scene)
         else:
             gpu_checks_sampler.check_seeds(scene)
@@ -254,6 +254,6 @@ def test_runs_are_compared_up_to_rounding_on_a_gpu_and_exactly_here() -> None:
 
 def test_buckets_between_two_processes_arrive(folder: Path) -> None:
     """The protocol of learner and engine, with a file in memory in the place of the GPU's."""
-    found = run_one("buckets", folder, cpu=True)
-    assert (found.verdict, found.why) == ("PASS", "")
-    assert found.figures["weights"] > 20
+    result = run_one("buckets", folder, cpu=True)
+    assert (result.verdict, result.why) == ("PASS", "")
+    assert result.figures["weights"] > 20

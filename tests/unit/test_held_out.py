@@ -68,19 +68,19 @@ def values(found: Mapping[str, Estimate], name: str) -> list[float]:
 def test_dpo_has_the_papers_loss_of_every_pair_and_a_tie_counts_a_half() -> None:
     rows = [row(n, 1.0, 0.0) for n in range(5)]
     now, before = Policy(1), Policy(2)
-    found = measured("dpo", "pairs", rows, now, before)
+    result = measured("dpo", "pairs", rows, now, before)
     margins = [
         BETA * (sum(now.of(g, g.responses[0])) - sum(before.of(g, g.responses[0])))
         - BETA * (sum(now.of(g, g.responses[1])) - sum(before.of(g, g.responses[1])))
         for g in (scored.group for scored in rows)
     ]
-    assert values(found, "term/dpo/margin") == pytest.approx(margins, abs=1e-6)
-    assert values(found, "term/dpo/loss") == pytest.approx([math.log1p(math.exp(-u)) for u in margins], abs=1e-6)
-    assert values(found, "term/dpo/accuracy") == [float(u > 0) for u in margins]
-    assert 0.0 < found["term/dpo/accuracy"].value < 1.0
+    assert values(result, "term/dpo/margin") == pytest.approx(margins, abs=1e-6)
+    assert values(result, "term/dpo/loss") == pytest.approx([math.log1p(math.exp(-u)) for u in margins], abs=1e-6)
+    assert values(result, "term/dpo/accuracy") == [float(u > 0) for u in margins]
+    assert 0.0 < result["term/dpo/accuracy"].value < 1.0
     chosen = [sum(now.of(s.group, s.group.responses[0])) / 3 for s in rows]
-    assert values(found, "term/dpo/logprob") == pytest.approx(chosen, abs=1e-6)
-    assert list(found["term/dpo/loss"].by_problem) == [f"p:{n}" for n in range(5)]
+    assert values(result, "term/dpo/logprob") == pytest.approx(chosen, abs=1e-6)
+    assert list(result["term/dpo/loss"].by_problem) == [f"p:{n}" for n in range(5)]
     untrained = measured("dpo", "pairs", rows, Policy(1), Policy(1))
     assert values(untrained, "term/dpo/accuracy") == [0.5] * 5
     assert untrained["term/dpo/loss"].value == pytest.approx(math.log(2), abs=1e-6)
@@ -89,7 +89,7 @@ def test_dpo_has_the_papers_loss_of_every_pair_and_a_tie_counts_a_half() -> None
 def test_kto_has_the_papers_loss_with_the_kl_of_all_rows() -> None:
     rows = [row(n, float(n % 2)) for n in range(6)]
     now, before = Policy(3), Policy(4)
-    found = measured("kto", "labelled", rows, now, before)
+    result = measured("kto", "labelled", rows, now, before)
     groups = [scored.group for scored in rows]
     moved = [(groups[n], groups[(n + 1) % 6].responses[0]) for n in range(6)]
     z0 = max(0.0, sum(sum(now.of(*each)) - sum(before.of(*each)) for each in moved) / 6)
@@ -98,24 +98,24 @@ def test_kto_has_the_papers_loss_with_the_kl_of_all_rows() -> None:
         ratio = sum(now.of(group, group.responses[0])) - sum(before.of(group, group.responses[0]))
         u = BETA * (ratio - z0) * (1 if n % 2 else -1)
         losses.append(-1 / (1 + math.exp(-u)))
-    assert values(found, "term/kto/loss") == pytest.approx(losses, abs=1e-6)
-    assert list(found["term/kto/logprob"].by_problem) == ["p:1", "p:3", "p:5"]  # the good ones
-    assert "term/kto/accuracy" not in found
+    assert values(result, "term/kto/loss") == pytest.approx(losses, abs=1e-6)
+    assert list(result["term/kto/logprob"].by_problem) == ["p:1", "p:3", "p:5"]  # the good ones
+    assert "term/kto/accuracy" not in result
 
 
 def test_sft_has_the_mean_negative_log_probability_per_token() -> None:
     rows = [row(n, 1.0, length=2 + n) for n in range(4)]
     now = Policy(5)
-    found = measured("sft", "demos", rows, now, Policy(6))
+    result = measured("sft", "demos", rows, now, Policy(6))
     means = [sum(now.of(s.group, s.group.responses[0])) / (2 + n) for n, s in enumerate(rows)]
-    assert values(found, "term/sft/loss") == pytest.approx([-mean for mean in means], abs=1e-6)
-    assert values(found, "term/sft/logprob") == pytest.approx(means, abs=1e-6)
-    assert found["term/sft/loss"].unit == "number"
+    assert values(result, "term/sft/loss") == pytest.approx([-mean for mean in means], abs=1e-6)
+    assert values(result, "term/sft/logprob") == pytest.approx(means, abs=1e-6)
+    assert result["term/sft/loss"].unit == "number"
 
 
 def test_every_term_of_a_mixture_has_its_figures() -> None:
-    found = measured("cpo", "pairs", [row(n, 1.0, 0.0) for n in range(3)], Policy(1), Policy(2))
-    assert {"term/prefer/loss", "term/prefer/accuracy", "term/sft/loss"} <= set(found)
+    result = measured("cpo", "pairs", [row(n, 1.0, 0.0) for n in range(3)], Policy(1), Policy(2))
+    assert {"term/prefer/loss", "term/prefer/accuracy", "term/sft/loss"} <= set(result)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 7])
@@ -150,16 +150,16 @@ def test_a_row_without_a_finite_value_is_left_out() -> None:
         def of(self, group: Group, response: Response) -> list[float]:
             return [math.nan if group.prompt_ids[1] == 1 else -1.0 for _ in response.token_ids]
 
-    found = measured("sft", "demos", [row(n, 1.0) for n in range(3)], Broken(1), Policy(2))
-    assert found["term/sft/loss"].by_problem == {"p:0": 1.0, "p:2": 1.0}
+    result = measured("sft", "demos", [row(n, 1.0) for n in range(3)], Broken(1), Policy(2))
+    assert result["term/sft/loss"].by_problem == {"p:0": 1.0, "p:2": 1.0}
 
 
 def test_checkpoints_are_compared_by_held_out_loss_where_there_is_nothing_better() -> None:
     def evaluation(loss: float, accuracy: float | None = None) -> Evaluation:
-        found = [Estimate("term/sft/loss", "number", loss, None, None, "none", {"p:0": loss})]
+        result = [Estimate("term/sft/loss", "number", loss, None, None, "none", {"p:0": loss})]
         if accuracy is not None:
-            found.append(Estimate("avg@1", "share", accuracy, None, None, "none", {"p:0": accuracy}))
-        return Evaluation(1, 1, 0, tuple(found), rows=1)
+            result.append(Estimate("avg@1", "share", accuracy, None, None, "none", {"p:0": accuracy}))
+        return Evaluation(1, 1, 0, tuple(result), rows=1)
 
     assert evaluation(0.5).quality > evaluation(0.6).quality
     assert evaluation(0.6, 0.2).quality > evaluation(0.5, 0.1).quality

@@ -28,8 +28,8 @@ def test_soft_overlong_with_the_numbers_of_the_paper(tokens: int, value: float) 
     ("tokens", "value"), [(25, 1.5 + math.sqrt(2) / 4), (50, 1.5), (75, 1.5 - math.sqrt(2) / 4), (100, 1.0), (101, 1.0)]
 )
 def test_cosine(tokens: int, value: float) -> None:
-    found = scored(length, "x", tokens=tokens, kind="cosine", max_tokens=100, shortest=2.0, longest=1.0).value
-    assert found == pytest.approx(value, abs=1e-12)
+    result = scored(length, "x", tokens=tokens, kind="cosine", max_tokens=100, shortest=2.0, longest=1.0).value
+    assert result == pytest.approx(value, abs=1e-12)
 
 
 def test_only_tokens_of_the_policy_count() -> None:

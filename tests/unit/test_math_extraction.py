@@ -48,9 +48,9 @@ def test_strict_takes_the_last_marked_answer(text: str, answer: str) -> None:
     ],
 )
 def test_no_answer_says_why(text: str, problem: str) -> None:
-    found = final_answer(text, "strict")
-    assert found.answer is None
-    assert problem in found.problem
+    result = final_answer(text, "strict")
+    assert result.answer is None
+    assert problem in result.problem
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_no_answer_says_why(text: str, problem: str) -> None:
     ],
 )
 def test_lenient_takes_weaker_markers_in_order(text: str, answer: str, method: str) -> None:
-    found = final_answer(text, "lenient")
-    assert (found.answer, found.method) == (answer, method)
+    result = final_answer(text, "lenient")
+    assert (result.answer, result.method) == (answer, method)
 
 
 def test_reference_is_marked_or_the_text_itself() -> None:
@@ -86,19 +86,19 @@ def test_last_box_counts_all_and_keeps_what_follows() -> None:
 
 @given(st.text(max_size=50), st.text(alphabet="0123456789abc+-/ ", min_size=1, max_size=30))
 def test_a_box_at_the_end_is_found_after_any_text(before: str, answer: str) -> None:
-    found = final_answer(before.replace("boxed", "") + " so: \\boxed{" + answer + "}", "strict")
+    result = final_answer(before.replace("boxed", "") + " so: \\boxed{" + answer + "}", "strict")
     if answer.strip() and "<think>" not in before:
-        assert found.answer == answer.strip()
+        assert result.answer == answer.strip()
 
 
 @given(TEXTS, st.sampled_from(["strict", "lenient"]))
 def test_extraction_never_raises_and_never_invents(text: str, mode: ExtractionMode) -> None:
-    found = final_answer(text, mode)
-    if found.answer is None:
-        assert found.problem
+    result = final_answer(text, mode)
+    if result.answer is None:
+        assert result.problem
     else:
-        assert 0 < len(found.answer) <= MAX_ANSWER_CHARS
-        assert all(part.strip() in text for part in found.answer.split(", "))
+        assert 0 < len(result.answer) <= MAX_ANSWER_CHARS
+        assert all(part.strip() in text for part in result.answer.split(", "))
 
 
 @pytest.mark.parametrize(
@@ -108,6 +108,6 @@ def test_megabytes_are_read_in_one_pass(piece: str) -> None:
     """Quadratic work on these texts would take hours: the test timeout is what fails then."""
     text = piece * (2_000_000 // len(piece))
     for mode in ("strict", "lenient"):
-        found = final_answer(text, mode)
-        assert found.answer is None or len(found.answer) <= MAX_ANSWER_CHARS
+        result = final_answer(text, mode)
+        assert result.answer is None or len(result.answer) <= MAX_ANSWER_CHARS
     last_box(text)

@@ -152,16 +152,16 @@ def test_a_tolerance_out_of_range_is_refused(tolerance: float) -> None:
 def spellings(value: Fraction) -> list[str]:
     """Ways to write a number."""
     top, bottom, sign = value.numerator, value.denominator, "-" if value < 0 else ""
-    found = [f"\\frac{{{top}}}{{{bottom}}}", f"{sign}\\frac{{{abs(top) * 2}}}{{{bottom * 2}}}", f"x = {top}/{bottom}"]
+    result = [f"\\frac{{{top}}}{{{bottom}}}", f"{sign}\\frac{{{abs(top) * 2}}}{{{bottom * 2}}}", f"x = {top}/{bottom}"]
     whole, rest = divmod(abs(value), 1)
     if whole and rest:
-        found.append(f"{sign}{whole}\\frac{{{rest.numerator}}}{{{rest.denominator}}}")
+        result.append(f"{sign}{whole}\\frac{{{rest.numerator}}}{{{rest.denominator}}}")
     if not is_endless(value):
         decimal = format(Decimal(top) / Decimal(bottom), "f")
-        found += [decimal, f"{decimal}e0", f"{decimal}\\times 10^{{0}}", f"({decimal})", f"${decimal}$"]
+        result += [decimal, f"{decimal}e0", f"{decimal}\\times 10^{{0}}", f"({decimal})", f"${decimal}$"]
     if bottom == 1:
-        found += [f"{top:,}", f"{top} apples", f"{top}^{{1}}", f"{sign}\\sqrt{{{top * top}}}"]
-    return found
+        result += [f"{top:,}", f"{top} apples", f"{top}^{{1}}", f"{sign}\\sqrt{{{top * top}}}"]
+    return result
 
 
 NUMBERS = st.fractions(-2000, 2000, max_denominator=12) | st.integers(-(10**6), 10**6).map(Fraction)

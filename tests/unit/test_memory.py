@@ -21,7 +21,7 @@ from reasoner.models.size import ModelSize, find_size
 from reasoner.planning.memory.activations import activation_bytes, layer_bytes, logit_bytes
 from reasoner.planning.memory.learner import BUCKET
 from reasoner.planning.memory.needs import SHARD_BYTES, Need, check_memory, describe_memory, needs
-from reasoner.planning.memory.sampler import cache_token_bytes, hf_cache_bytes, published_bytes
+from reasoner.planning.memory.sampler import cache_token_bytes, hf_cache_bytes, published_bytes, route_bytes
 from reasoner.planning.memory.tokens import longest_row, micro_batch_tokens, share_tokens
 from reasoner.processes import machine
 from reasoner.processes.machine import GIB, Machine, free_memory, planned_machine
@@ -503,3 +503,22 @@ def test_gpus_that_share_an_engine_have_a_part_of_its_weights_and_cache_each() -
 def test_experts_are_counted_where_a_layer_has_them(tmp_path: Path, name: str, experts: int) -> None:
     """A hybrid model's configuration counts experts also where no layer has any."""
     assert ModelSize.of(build(name, tmp_path)).experts == experts
+
+
+def test_experts_to_replay_wait_in_host_memory() -> None:
+    """Two bytes for 4 experts in each of 24 layers, for the 512 + 64 tokens of 4 problems x 8 responses."""
+    mixture = replace(BIG, experts=16, experts_per_token=4, expert_width=512)
+    replay = "learning.routing_replay=true"
+    step = 2 * 24 * 4 * 4 * 8 * (512 + 64)
+    of_all = {name: need.likely.get("experts to replay") for name, need in moments(replay, model=mixture).items()}
+    assert of_all == dict.fromkeys(("memory while sampling", "memory in the update", "memory at the hand-over"), step)
+    plain = moments(model=mixture)
+    assert not any("experts to replay" in need.likely for need in plain.values())
+    ahead, over = "sampling.max_staleness=2", "sampling.over_sample=0.5"
+    assert route_bytes(config(replay, ahead), mixture) == 3 * step
+    assert route_bytes(config(replay, ahead, over), mixture) == 2 * step + step / 2  # 2 groups more are begun
+    on_gpus = moments(replay, "run.ranks=2", "model.device=cuda", model=mixture, on=gpus(2), engine="vllm")
+    assert on_gpus["memory at the hand-over"].likely["experts to replay"] == step  # two ranks with half of it each
+    assert not any("experts" in name for name in on_gpus["GPU memory in the update"].likely)
+    for need in needs(config(replay), mixture, mixture, HERE, "hf", training=False):
+        assert "experts to replay" not in need.likely

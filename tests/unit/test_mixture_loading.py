@@ -153,8 +153,8 @@ def test_plugins_of_all_tasks_are_loaded_and_set_ones_replace_them(folder: Path)
         (folder / f"{name}_plugin.py").write_text("")
         task = folder / f"{name}.toml"
         task.write_text(f'plugins = ["{name}_plugin.py"]\n' + task.read_text())
-    found = config_of(folder, TWO + ALSO).plugins
-    assert [Path(plugin).name for plugin in found] == ["sums_plugin.py", "quiz_plugin.py"]
+    result = config_of(folder, TWO + ALSO).plugins
+    assert [Path(plugin).name for plugin in result] == ["sums_plugin.py", "quiz_plugin.py"]
     assert config_of(folder, TWO, f"plugins=['{folder / 'quiz_plugin.py'}']").plugins == [
         str(folder / "quiz_plugin.py")
     ]

@@ -150,9 +150,9 @@ def test_the_command(
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code
-    said = capsys.readouterr().out
-    assert said.startswith(f"{tmp_path / 'out'}: ")
-    assert said.endswith(f", after step 2 of 2 ({run.folder / 'model'})\n")
+    message = capsys.readouterr().out
+    assert message.startswith(f"{tmp_path / 'out'}: ")
+    assert message.endswith(f", after step 2 of 2 ({run.folder / 'model'})\n")
 
 
 STEPS, PLANNED = 5, 20
@@ -203,9 +203,9 @@ def interrupted_run(tmp_path: Path, lora: LoraConfig | None = None, dtype: str =
 def same_model(folder: Path, other: Path) -> bool:
     """Whether both hold the same weights, in the same number format, with the same configuration."""
     assert (folder / "config.json").read_text() == (other / "config.json").read_text()
-    mine, theirs = (AutoModelForCausalLM.from_pretrained(each, dtype="auto").state_dict() for each in (folder, other))
-    assert mine.keys() == theirs.keys()
-    return all(mine[name].dtype == theirs[name].dtype and torch.equal(mine[name], theirs[name]) for name in mine)
+    own, theirs = (AutoModelForCausalLM.from_pretrained(each, dtype="auto").state_dict() for each in (folder, other))
+    assert own.keys() == theirs.keys()
+    return all(own[name].dtype == theirs[name].dtype and torch.equal(own[name], theirs[name]) for name in own)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -315,10 +315,12 @@ def test_an_exported_model_ends_its_responses_where_training_had_them_end(
     export(run, run_model(run), tmp_path / "out")
     written = (tmp_path / "out" / "generation_config.json").read_bytes().decode()
     card = (tmp_path / "out" / "README.md").read_text()
-    said = "| end of a turn | <|im_end|> (258), with which the chat template ends a turn, was added to eos_token_id in"
+    message = (
+        "| end of a turn | <|im_end|> (258), with which the chat template ends a turn, was added to eos_token_id in"
+    )
     assert written == (generation if expected is None else expected)
     assert ("end of a turn |" in card) is (expected is not None)
-    assert (said in unescape(card).replace("\\", "")) is (expected is not None)
+    assert (message in unescape(card).replace("\\", "")) is (expected is not None)
     for file in (folder / "model").iterdir():
         if file.name != "generation_config.json" and file.is_file():
             assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()

@@ -34,15 +34,15 @@ def make_policy(folder: Path, **options: Any) -> TorchPolicy:
 
 def plain_logprobs(folder: Path, groups: Sequence[Group]) -> Sequence[Sequence[float]]:
     """(R)(T) by a model of its own for every response, whose last token is only predicted."""
-    found = []
+    result = []
     for group in groups:
         for response in group.responses:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
             with torch.no_grad():
                 logits = model(torch.tensor([[*group.prompt_ids, *response.token_ids[:-1]]])).logits[0]
             predicted = torch.log_softmax(logits[len(group.prompt_ids) - 1 :], -1)
-            found.append(predicted.gather(1, torch.tensor(response.token_ids)[:, None])[:, 0].tolist())
-    return found
+            result.append(predicted.gather(1, torch.tensor(response.token_ids)[:, None])[:, 0].tolist())
+    return result
 
 
 def same(got: Sequence[Sequence[float]], expected: Sequence[Sequence[float]]) -> bool:

@@ -539,9 +539,9 @@ def held_out(loss: float, right: float) -> Evaluation:
 
 def test_held_out_rows_have_lines_a_summary_and_a_place_in_the_live_view() -> None:
     before, after = held_out(0.69, 0.5), held_out(0.52, 0.9)
-    said = lines.evaluation("before training", before)
-    assert said.splitlines()[0] == "evaluation before training: 40 held-out rows"
-    assert "  held-out dpo loss    0.694 [0.693, 0.695]" in said
+    message = lines.evaluation("before training", before)
+    assert message.splitlines()[0] == "evaluation before training: 40 held-out rows"
+    assert "  held-out dpo loss    0.694 [0.693, 0.695]" in message
     made = replace(offline_summary(), correct="", evaluations=(before, after))
     text = as_text(made, ascii_only=False)
     flat = " ".join(text.split())
@@ -644,9 +644,9 @@ def test_a_timeline_knows_who_worked_when(clock: Clock) -> None:
     ahead.__exit__(None, None, None)
     with second("checkpoint"):
         clock.now = 119.0
-    found = second.timeline(2)
-    assert found.lanes == {"sampler": ((0.0, 2.0),), "checkpoint": ((2.0, 4.0),)}
-    assert (found.seconds, found.busy("sampler"), found.busy("learner")) == (4.0, 0.5, 0.0)
+    result = second.timeline(2)
+    assert result.lanes == {"sampler": ((0.0, 2.0),), "checkpoint": ((2.0, 4.0),)}
+    assert (result.seconds, result.busy("sampler"), result.busy("learner")) == (4.0, 0.5, 0.0)
     assert Timer(timeline).timeline(3).lanes == {}
 
 

@@ -39,14 +39,14 @@ def groups(draw: st.DrawFn) -> list[Group]:
 
 
 def _contents(batches: tuple[MicroBatch, ...]) -> dict[int, tuple[Sequence[int], Sequence[int]]]:
-    found = [
+    result = [
         (index, (sequence.prompt_ids, response))
         for batch in batches
         for sequence in batch.sequences
         for index, response in zip(sequence.rows, sequence.responses, strict=True)
     ]
-    assert len(dict(found)) == len(found)
-    return dict(found)
+    assert len(dict(result)) == len(result)
+    return dict(result)
 
 
 def _expected(some: list[Group]) -> dict[int, tuple[Sequence[int], Sequence[int]]]:
@@ -78,11 +78,11 @@ def units(draw: st.DrawFn) -> tuple[list[Group], list[int]]:
 
 def _by_unit(batches: tuple[MicroBatch, ...], unit_ids: list[int]) -> dict[int, set[int]]:
     """The micro-batches that hold responses of each unit."""
-    found: dict[int, set[int]] = {}
+    result: dict[int, set[int]] = {}
     for place, batch in enumerate(batches):
         for index in batch.rows:
-            found.setdefault(unit_ids[index], set()).add(place)
-    return found
+            result.setdefault(unit_ids[index], set()).add(place)
+    return result
 
 
 @given(units(), st.integers(1, 200), st.sampled_from(["auto", "always", "never"]))

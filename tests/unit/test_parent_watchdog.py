@@ -37,9 +37,9 @@ def started() -> Iterator[Any]:
         def start(*command: str, **how: Any) -> tuple[subprocess.Popen[bytes], Identity]:
             process = stack.enter_context(subprocess.Popen(command, **how))
             stack.callback(process.kill)
-            found = look_at(process.pid)
-            assert found
-            return process, (process.pid, found.start)
+            result = look_at(process.pid)
+            assert result
+            return process, (process.pid, result.start)
 
         yield start
 
@@ -134,9 +134,9 @@ def test_one_whose_first_thread_has_ended_lives(started: Any) -> None:
     while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    found = look_at(process.pid)
-    assert found
-    assert not found.dead
+    result = look_at(process.pid)
+    assert result
+    assert not result.dead
     assert end_processes(NOBODY, {identity}) == []
     assert process.wait(10) == -signal.SIGKILL
 
@@ -243,9 +243,9 @@ def test_a_program_that_leaves_something_unkillable_is_told(monkeypatch: pytest.
 def test_how_a_watchdog_ends(started: Any, monkeypatch: pytest.MonkeyPatch, command: str, message: str) -> None:
     monkeypatch.setattr(processes, "_ANSWER_S", 0.5 if "sleep" in command else 30.0)
     guard, _ = started("sh", "-c", command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    said = processes._dismiss(guard)
-    assert message in said
-    assert bool(message) == bool(said)
+    text = processes._dismiss(guard)
+    assert message in text
+    assert bool(message) == bool(text)
 
 
 def test_a_watchdog_that_was_stopped_ends_with_its_run() -> None:

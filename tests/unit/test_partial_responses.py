@@ -126,15 +126,15 @@ def test_the_text_is_that_of_a_response_that_nobody_interrupted(lengths: Sequenc
     names_of = [f"s{step}" for step in range(12)]
     service = fake(a=lengths, **{name: [5] * len(lengths) for name in names_of})
     with TrajectorySampler(service) as sampler:
-        found = some(sampler, [], ["a", "s0"], len(lengths), 1)
+        result = some(sampler, [], ["a", "s0"], len(lengths), 1)
         for version, name in enumerate(names_of[1:], 1):
             sampler.load(Path(), version)
-            found += some(sampler, names(sampler.kept), [name], len(lengths), 1)
-            found += some(sampler, names(sampler.kept), [], len(lengths), 1) if "a" in names(sampler.kept) else []
+            result += some(sampler, names(sampler.kept), [name], len(lengths), 1)
+            result += some(sampler, names(sampler.kept), [], len(lengths), 1) if "a" in names(sampler.kept) else []
         while sampler.kept:
-            found += some(sampler, names(sampler.kept), [], len(lengths), 1)
-    assert sorted(names(found)) == sorted(["a", *names_of])
-    [group] = [group for group in found if group.problem.id == "a"]
+            result += some(sampler, names(sampler.kept), [], len(lengths), 1)
+    assert sorted(names(result)) == sorted(["a", *names_of])
+    [group] = [group for group in result if group.problem.id == "a"]
     assert [response.token_ids for response in group.responses] == [
         response.token_ids for response in expected.responses
     ]
@@ -270,8 +270,8 @@ def test_a_stop_string_across_the_joint_ends_the_turn_where_it_ends(joint: int) 
 def test_a_stop_string_of_several_bytes_a_character(text: str) -> None:
     written = ids(text + " more")
     end = len(ids("é</ü>")) if text.endswith(">") else None
-    found = end_across(TOKENIZER, written, len(ids("é</")) + 1, SamplingParams(1.0, 64, stop=("</ü>",)))
-    assert found == (None if end is None else (end, "stop"))
+    result = end_across(TOKENIZER, written, len(ids("é</")) + 1, SamplingParams(1.0, 64, stop=("</ü>",)))
+    assert result == (None if end is None else (end, "stop"))
 
 
 @pytest.mark.parametrize(("joint", "expected"), [(4, (8, "repetition")), (7, (8, "repetition")), (8, None)])
@@ -311,9 +311,9 @@ def interrupted(environments: FakeEnvironments) -> tuple[TrajectorySampler, Fake
 
 def finish(sampler: TrajectorySampler) -> Group:
     while "long" in names(sampler.kept):
-        found = list(sampler.sample_some([prompt("long", "l:")], [], 1, PARAMS, 1, ANY))
-        if found:
-            return found[0]
+        result = list(sampler.sample_some([prompt("long", "l:")], [], 1, PARAMS, 1, ANY))
+        if result:
+            return result[0]
     raise AssertionError("unreachable")
 
 
@@ -460,7 +460,7 @@ def test_whatever_the_lengths_every_group_is_given_once_and_every_token_kept() -
         all_names = [f"p{number}" for number in range(total)]
         lengths = {name: [min(60, 2 + int(chance.paretovariate(0.7))) for _ in range(size)] for name in all_names}
         service = FakeTokens(Lengths(**lengths), TOKENIZER, (END,))
-        left, found = list(all_names), list[Group]()
+        left, result = list(all_names), list[Group]()
         with TrajectorySampler(service) as sampler:
             for step in range(8):
                 new = [left.pop(0) for _ in range(wanted + (0 if step else extra))]
@@ -468,11 +468,11 @@ def test_whatever_the_lengths_every_group_is_given_once_and_every_token_kept() -
                 assert len(groups) == wanted
                 assert all(response.policy_version >= step - 2 for group in groups for response in group.responses)
                 assert len(sampler.kept) == extra
-                found += groups
+                result += groups
                 sampler.load(Path(), step + 1)
             rest = names(sampler.kept)
-        assert sorted([*names(found), *rest]) == sorted(all_names)
-        for group in found:
+        assert sorted([*names(result), *rest]) == sorted(all_names)
+        for group in result:
             assert [len(each.token_ids) for each in group.responses] == lengths[group.problem.id]
             assert all(each.discarded_tokens == 0 for each in group.responses)
 
@@ -552,10 +552,10 @@ def test_every_problem_of_an_epoch_is_begun_once_and_every_group_that_was_begun_
             made.sampler.load(Path(), step)
         return steps, made.carried, len(made.sampler.kept)
 
-    found = on_ranks(count, rank)
-    steps, carried, _ = found[0]
-    assert all((own, left) == (steps, carried) for own, left, _ in found)
-    assert sum(kept for *_, kept in found) == len(carried) == math.ceil(per_step * over)
+    result = on_ranks(count, rank)
+    steps, carried, _ = result[0]
+    assert all((own, left) == (steps, carried) for own, left, _ in result)
+    assert sum(kept for *_, kept in result) == len(carried) == math.ceil(per_step * over)
     begun = Counter(name for step in [*steps, carried] for name in step)
     assert max(begun.values()) - min(begun[f"p{number}"] for number in range(12)) <= 1
     assert all(len(set(step)) == len(step) for step in steps)

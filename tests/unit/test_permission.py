@@ -31,10 +31,10 @@ PLAN = ("run", "code-stdin", "--profile", "laptop", "--dry-run")
 
 def test_without_a_sandbox_a_run_is_refused_before_anything_is_loaded(reasoner: Callable[..., Result]) -> None:
     result = reasoner(*PLAN)
-    said = str(result.exception)
-    assert "reward source 'code' cannot work here: no sandbox for generated programs works here" in said
-    assert "install bubblewrap" in said
-    assert "--allow-unsandboxed-code" in said
+    message = str(result.exception)
+    assert "reward source 'code' cannot work here: no sandbox for generated programs works here" in message
+    assert "install bubblewrap" in message
+    assert "--allow-unsandboxed-code" in message
     assert ALLOWED not in os.environ
 
 

@@ -55,15 +55,15 @@ def test_a_plan_fits_80_columns_and_names_what_to_change(cli: Cli, seven: str, g
 def test_a_plan_as_json_loads_and_starts_nothing(cli: Cli, seven: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("safetensors.safe_open", None)
     command = ("plan", "math-gsm8k", "--profile", "gpu", "--gpus", "4", "--nodes", "2", "--gpu-memory", "80", "--json")
-    found = json.loads(cli(*command, "--model", seven).out)
-    assert (found["ranks"], found["model"]["parameters"]) == (8, 7_615_616_512)
-    first = found["moments"][0]
+    result = json.loads(cli(*command, "--model", seven).out)
+    assert (result["ranks"], result["model"]["parameters"]) == (8, 7_615_616_512)
+    first = result["moments"][0]
     assert (first["memory"], first["when"]) == ("GPU memory", "while sampling")
     assert first["total"] == pytest.approx(sum(first["certain"].values()) + sum(first["estimated"].values()))
-    node = next(each for each in found["moments"] if each["memory"] == "memory")
+    node = next(each for each in result["moments"] if each["memory"] == "memory")
     assert (node["when"], node["certain"]) == ("while loading", {"model, loaded": 2 * 7_615_616_512})  # one at a time
-    assert found["longest_context"] == 32768
-    assert found["change"] == {}
+    assert result["longest_context"] == 32768
+    assert result["change"] == {}
 
 
 def test_a_plan_for_this_machine(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,14 +176,23 @@ def test_on_a_small_gpu_a_base_of_4_bits_is_proposed_where_nothing_else_fits(
     file = tmp_path / "fits.toml"
     outcome = cli(*SMALL, "gpu", "--model", seven, "--write", str(file))
     assert (outcome.code, outcome.err) == (0, "")
-    said = " ".join(outcome.out.split())
-    assert "Without weights of fewer bits nothing fits: with an adapter and all other settings at their" in said
+    message = " ".join(outcome.out.split())
+    assert "Without weights of fewer bits nothing fits: with an adapter and all other settings at their" in message
     written = parse_toml(file.read_text())
     assert (written["lora"]["quantization"], written["sampling"]["quantization"]) == ("nf4", "fp8")
     assert written["gro"]["terms"]["grpo"]["correction"]["kind"] == "truncate"
     again = json.loads(cli(*SMALL, "gpu", "--config", str(file), "--json").out)
     assert again["change"] == {}
     assert {moment["verdict"] for moment in again["moments"]} == {"fits", "not known"}
+
+
+@pytest.mark.parametrize("task", ["calc", "code-contests", "code-mbpp", "code-stdin", "guess-number", "math-python"])
+def test_the_profiles_for_a_small_gpu_fit_there(cli: Cli, seven: str, task: str) -> None:
+    fitting = json.loads(
+        cli("plan", task, "--gpu-memory", "24", "--profile", "small-gpu", "--model", seven, "--json").out
+    )
+    assert fitting["change"] == {}
+    assert {moment["verdict"] for moment in fitting["moments"]} == {"fits", "not known"}
 
 
 def test_the_profile_for_a_small_gpu_fits_there(cli: Cli, seven: str) -> None:

@@ -433,9 +433,9 @@ def test_the_contract_finds_what_is_wrong_with_a_source(tmp_path: Path, name: st
     if not bad.failing:
         assert failed == [], str(checklist)
         return
-    (found,) = [check for check in failed if check.name.startswith(bad.failing)]
-    assert bad.detail in found.detail
-    assert f"FAIL  {found.name}" in str(checklist)
+    (result,) = [check for check in failed if check.name.startswith(bad.failing)]
+    assert bad.detail in result.detail
+    assert f"FAIL  {result.name}" in str(checklist)
 
 
 @pytest.mark.parametrize("granularity", ["group", "batch"])
@@ -473,10 +473,10 @@ def test_a_source_that_sees_several_responses_takes_every_number_of_them(
     )
     file = plugin(tmp_path, code, "own")
     checklist = check_source(reward_sources(build_manager([file]))["own"], plugins=[file])
-    (found,) = [check for check in checklist.checks if check.name.startswith("takes ")]
-    assert found.name == f"takes {'groups' if granularity == 'group' else 'batches'} of 1, 2, 5 responses"
-    assert found.detail.startswith(wrong)
-    assert checklist.passed is found.passed is (not wrong)
+    (result,) = [check for check in checklist.checks if check.name.startswith("takes ")]
+    assert result.name == f"takes {'groups' if granularity == 'group' else 'batches'} of 1, 2, 5 responses"
+    assert result.detail.startswith(wrong)
+    assert checklist.passed is result.passed is (not wrong)
 
 
 def test_a_source_for_problems_of_another_kind_is_checked_with_a_case(tmp_path: Path) -> None:
@@ -636,9 +636,9 @@ def test_links_are_checked_with_what_their_plugin_registers(cli: Cli, tmp_path: 
     (file := tmp_path / "links.py").write_text(LINKS)
     outcome = cli("plugins", "check", str(file))
     assert outcome.code == 1
-    said = " ".join(outcome.out.split())
-    assert "not checked, because it needs options. link 'needy': missing a required argument: 'power'" in said
-    assert "The contract is broken by beside, grows, swells, still, pulls, sums, dice." in said
+    message = " ".join(outcome.out.split())
+    assert "not checked, because it needs options. link 'needy': missing a required argument: 'power'" in message
+    assert "The contract is broken by beside, grows, swells, still, pulls, sums, dice." in message
     assert cli("plugins", "check", "needy", "--plugin", str(file), "--options", "{power = 2.0}").code == 0
 
 

@@ -196,6 +196,6 @@ def test_the_commands_before_there_is_a_run_name_the_task_by_its_file(own: Path)
 
 
 def test_run_takes_the_model_that_messages_tell_to_pass(own: Path, cli: Cli) -> None:
-    said = cli("run", str(own), "--profile", "small", "--model", "embedded:nothing", "--dry-run").err
-    assert "embedded:nothing" in said
-    assert "there is no such embedded model" in said
+    message = cli("run", str(own), "--profile", "small", "--model", "embedded:nothing", "--dry-run").err
+    assert "embedded:nothing" in message
+    assert "there is no such embedded model" in message

@@ -60,13 +60,13 @@ def refusing(problem: Problem, options: Any) -> str:
 
 def test_all_problems_are_tried_with_the_checked_options_and_counted() -> None:
     done: list[int] = []
-    found = check_problems(source(refusing), {}, problems(5), progress=done.append)
+    result = check_problems(source(refusing), {}, problems(5), progress=done.append)
     assert done == [1, 2, 3, 4, 5]
-    assert found == ProblemChecks(Counter(even=3, odd=1), (("p3", "problem 'p3': cannot be judged"),), 5)
-    assert str(found) == "3 even, 1 odd, 1 that cannot be judged"
-    found = check_problems(source(refusing), {"bad": "0"}, problems(5))
-    assert found is not None
-    assert [id_ for id_, _ in found.refused] == ["p0"]
+    assert result == ProblemChecks(Counter(even=3, odd=1), (("p3", "problem 'p3': cannot be judged"),), 5)
+    assert str(result) == "3 even, 1 odd, 1 that cannot be judged"
+    result = check_problems(source(refusing), {"bad": "0"}, problems(5))
+    assert result is not None
+    assert [id_ for id_, _ in result.refused] == ["p0"]
 
 
 def test_a_source_without_such_a_check_says_nothing() -> None:
@@ -76,9 +76,9 @@ def test_a_source_without_such_a_check_says_nothing() -> None:
 
 
 def test_without_time_nothing_more_is_begun() -> None:
-    found = check_problems(source(refusing), {}, problems(5), budget_s=-1.0)
-    assert found == ProblemChecks(Counter(), (), 5)
-    assert str(found) == "0 of 5 problems tried: "
+    result = check_problems(source(refusing), {}, problems(5), budget_s=-1.0)
+    assert result == ProblemChecks(Counter(), (), 5)
+    assert str(result) == "0 of 5 problems tried: "
 
 
 def test_a_run_tries_a_sample_that_its_seed_chooses() -> None:

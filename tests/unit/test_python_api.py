@@ -273,22 +273,22 @@ def test_an_error_comes_back_with_its_class_and_message(
 ) -> None:
     monkeypatch.setattr(caller, "_answers", tmp_path / "answers")
     assert caller.tell_error(error, code)
-    found = command._error(code, command._read(tmp_path / "answers"))
-    assert type(found) is kind
-    assert str(found) == "no such key"
+    result = command._error(code, command._read(tmp_path / "answers"))
+    assert type(result) is kind
+    assert str(result) == "no such key"
 
 
 @pytest.mark.parametrize(("kind", "notes"), [("RunError", ["To resume: go on with /some/folder"]), ("UserError", [])])
 def test_the_childs_error_is_raised_here(child: Child, kind: str, notes: list[str]) -> None:
-    with pytest.raises(getattr(errors, kind)) as found:
+    with pytest.raises(getattr(errors, kind)) as result:
         child(f"""
 from reasoner.errors import {kind}
 tell_folder(Path("/some/folder"))
 tell_error({kind}("no such key"), 1)
 sys.exit(1)
 """)
-    assert str(found.value) == "no such key"
-    assert getattr(found.value, "__notes__", []) == notes
+    assert str(result.value) == "no such key"
+    assert getattr(result.value, "__notes__", []) == notes
 
 
 @pytest.mark.parametrize(
@@ -346,14 +346,14 @@ def test_an_interrupt_ends_the_child_which_saves(child: Child, tmp_path: Path) -
         encoding = "utf-8"
 
         def write(self, text: str) -> None:
-            said.append(text)
+            message.append(text)
             for word, event in shown.items():
                 if word in text:
                     event.set()
 
         def flush(self) -> None: ...
 
-    said: list[str] = []
+    message: list[str] = []
     thread = threading.Thread(target=interrupt)
     thread.start()
     handler = signal.signal(signal.SIGINT, interrupted)
@@ -364,7 +364,7 @@ def test_an_interrupt_ends_the_child_which_saves(child: Child, tmp_path: Path) -
                 child(SAVES.format(go_on=str(go_on)))
     finally:
         signal.signal(signal.SIGINT, handler)
-    assert "".join(said) == "ready\nsaving\nsaved\n"
+    assert "".join(message) == "ready\nsaving\nsaved\n"
     assert raised.value.__notes__ == ["To resume: go on with /some/folder"]
     thread.join()
 
@@ -374,11 +374,11 @@ def test_it_runs_inside_of_an_event_loop_and_in_a_thread(child: Child) -> None:
         return child("tell_folder(Path('/in/a/loop'))")
 
     assert asyncio.run(cell()) == Path("/in/a/loop")
-    found: list[Path] = []
-    thread = threading.Thread(target=lambda: found.append(child("tell_folder(Path('/in/a/thread'))")))
+    result: list[Path] = []
+    thread = threading.Thread(target=lambda: result.append(child("tell_folder(Path('/in/a/thread'))")))
     thread.start()
     thread.join(60)
-    assert found == [Path("/in/a/thread")]
+    assert result == [Path("/in/a/thread")]
 
 
 def test_what_the_child_leaves_behind_does_not_keep_it(child: Child, capsys: pytest.CaptureFixture[str]) -> None:
@@ -427,15 +427,15 @@ def test_several_ranks_do_not_each_start_a_run(monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
     """The command lines that functions start; none is started."""
-    found: list[list[str]] = []
+    result: list[list[str]] = []
 
     def note(*arguments: str, resume: str) -> Path:
-        found.append(list(arguments))
+        result.append(list(arguments))
         return tmp_path
 
     monkeypatch.setattr("reasoner.api.run.call", note)
     monkeypatch.setattr("reasoner.api.evaluation.call", note)
-    return found
+    return result
 
 
 def test_a_run_is_resumed_with_a_mended_function(asked: list[list[str]], tmp_path: Path) -> None:
@@ -459,7 +459,7 @@ def test_a_run_is_resumed_with_a_mended_function(asked: list[list[str]], tmp_pat
 
 def test_an_evaluation_compares_runs_and_models(asked: list[list[str]], tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"models": {}, "tasks": []}')
-    found = reasoner.evaluate(["math-500", "aime24"], models=["BASE", tmp_path], config={"evaluation.samples": 4})
+    result = reasoner.evaluate(["math-500", "aime24"], models=["BASE", tmp_path], config={"evaluation.samples": 4})
     assert asked == [
         [
             "eval",
@@ -474,7 +474,7 @@ def test_an_evaluation_compares_runs_and_models(asked: list[list[str]], tmp_path
             "aime24",
         ]
     ]
-    assert found.folder == tmp_path
+    assert result.folder == tmp_path
     reasoner.evaluate(resume=tmp_path)
     assert asked[1] == ["eval", "--resume", str(tmp_path)]
     with pytest.raises(UserError, match="name a task"):
@@ -499,15 +499,15 @@ def test_results_of_an_evaluation_are_frames(tmp_path: Path) -> None:
             }
         ],
     }
-    found = EvaluationResults(tmp_path, results)
-    assert found.figures[["task", "model", "figure", "value"]].values.tolist() == [
+    result = EvaluationResults(tmp_path, results)
+    assert result.figures[["task", "model", "figure", "value"]].values.tolist() == [
         ["math-500", "base", "avg@1", 0.5],
         ["math-500", "trained", "avg@1", 0.75],
     ]
-    (row,) = found.comparisons.to_dict("records")
+    (row,) = result.comparisons.to_dict("records")
     assert (row["baseline"], row["model"], row["baseline_value"], row["model_value"]) == ("base", "trained", 0.5, 0.75)
     assert row["change"] == 0.25
-    assert repr(found) == f"<EvaluationResults {tmp_path}: math-500; models base, trained>"
+    assert repr(result) == f"<EvaluationResults {tmp_path}: math-500; models base, trained>"
 
 
 @pytest.fixture(scope="module")

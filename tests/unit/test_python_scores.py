@@ -96,9 +96,9 @@ def test_failures_are_results_and_it_works_inside_of_an_event_loop(
     assert exact.value == 1.0
     assert failed.failure is not None
     assert failed.failure.message.startswith("ZeroDivisionError: division by zero (fails.py:")
-    said = capsys.readouterr().out
-    assert "looking at 5 km" in said
-    assert "return 1 / 0" in said  # the end of its traceback
+    message = capsys.readouterr().out
+    assert "looking at 5 km" in message
+    assert "return 1 / 0" in message  # the end of its traceback
 
 
 def test_a_runs_responses_and_a_frame_of_them_are_scored_alike(tmp_path: Path) -> None:

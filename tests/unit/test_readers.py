@@ -31,12 +31,12 @@ DEEP = "[" * 100_000 + "]" * 100_000
 
 def rows_of(path: Path) -> list[Mapping[str, Any]]:
     """The fields of every row; what is wrong with one is raised."""
-    found = []
+    result = []
     for _, fields in read_file(path):
         if isinstance(fields, RowError):
             raise fields
-        found.append(fields)
-    return found
+        result.append(fields)
+    return result
 
 
 def jsonl(rows: list[dict[str, str]]) -> bytes:
@@ -162,10 +162,10 @@ def test_malformed_files_are_refused_with_their_place(tmp_path: Path, name: str,
 )
 def test_after_a_malformed_row_reading_goes_on(tmp_path: Path, name: str, text: str, good: list[Any]) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
-    found = list(read_file(tmp_path / name))
-    assert [fields["a"] for _, fields in found if not isinstance(fields, RowError)] == good
-    assert all(str(fields).startswith(place) for place, fields in found if isinstance(fields, RowError))
-    assert len(found) > len(good)
+    result = list(read_file(tmp_path / name))
+    assert [fields["a"] for _, fields in result if not isinstance(fields, RowError)] == good
+    assert all(str(fields).startswith(place) for place, fields in result if isinstance(fields, RowError))
+    assert len(result) > len(good)
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
@@ -219,8 +219,8 @@ def test_nested_rows_of_a_generator_or_the_hub_are_refused_with_the_field(levels
     value: Any = 1
     for _ in range(levels):
         value = [value]
-    found = files.plain("here", {"a": 1, "b": value})
-    assert str(found) == "here, field 'b': nested more than 100 levels deep. Leave the field out."
+    result = files.plain("here", {"a": 1, "b": value})
+    assert str(result) == "here, field 'b': nested more than 100 levels deep. Leave the field out."
 
 
 def test_a_truncated_parquet_file_is_refused(tmp_path: Path) -> None:

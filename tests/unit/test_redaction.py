@@ -248,18 +248,18 @@ def test_a_configuration_with_a_secret_is_refused_without_showing_it(
     with pytest.raises(ConfigError, match=r"stored with the run.*environment variable") as refused:
         load_config("math-gsm8k", "laptop", (), [argument])
     complain(refused.value)
-    said = capsys.readouterr().err
-    assert argument.partition("=")[0] in said
+    message = capsys.readouterr().err
+    assert argument.partition("=")[0] in message
     for secret in ("hf_ABC", "pa55word", KEY):
-        assert secret not in said
+        assert secret not in message
 
 
 def test_a_broken_argument_is_shown_without_its_secret(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError) as refused:
         load_config("math-gsm8k", "laptop", (), [f"rewards.math.options={{api_key = '{KEY}'"])
     complain(refused.value)
-    assert "the value is not TOML" in (said := capsys.readouterr().err)
-    assert KEY not in said
+    assert "the value is not TOML" in (message := capsys.readouterr().err)
+    assert KEY not in message
 
 
 def test_failures_facts_and_messages_have_none(tmp_path: Path) -> None:
@@ -289,9 +289,9 @@ def test_a_bug_shows_its_traceback_without_secrets(
     with pytest.raises(KeyError) as bug:
         __main__.main()
     sys.excepthook(bug.type, bug.value, bug.tb)
-    said = capsys.readouterr().err
-    assert "Traceback" in said
-    assert "KeyError: 'no such thing: ***'" in said
+    message = capsys.readouterr().err
+    assert "Traceback" in message
+    assert "KeyError: 'no such thing: ***'" in message
 
 
 @pytest.mark.parametrize("before", [*range(170, 205), *range(270, 302), *range(1960, 2002)])

@@ -73,8 +73,8 @@ def test_words_by_definition(text: str, n: int) -> None:
 
 @given(st.text("ab1 ", max_size=60), st.integers(1, 6))
 def test_characters_by_definition(text: str, n: int) -> None:
-    found = scored(repetition, text, n=n, unit="characters").value
-    assert found == pytest.approx(share(list(text), n), abs=1e-12)
+    result = scored(repetition, text, n=n, unit="characters").value
+    assert result == pytest.approx(share(list(text), n), abs=1e-12)
 
 
 @given(st.text(max_size=300), st.integers(1, 30), st.sampled_from(["words", "characters"]))
@@ -87,8 +87,8 @@ def test_pieces_hold_every_ngram_once(units: list[str], n: int, size: int) -> No
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PIECE_NGRAMS", size)
         pieces = list(module._pieces(units, n))
-    found = [piece[start : start + n] for piece in pieces for start in range(len(piece) - n + 1)]
-    assert found == [units[start : start + n] for start in range(len(units) - n + 1)]
+    result = [piece[start : start + n] for piece in pieces for start in range(len(piece) - n + 1)]
+    assert result == [units[start : start + n] for start in range(len(units) - n + 1)]
     assert all(len(piece) <= size + n - 1 for piece in pieces)
 
 

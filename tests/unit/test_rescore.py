@@ -128,23 +128,23 @@ def test_every_figure_of_a_comparison(tmp_path: Path) -> None:
         group("lost", {"9": 9.0, "10": None}, step=2),
     )
     values = {"1": 1.0, "2": 2.0, "3": 13.0, "4": 14.5, "5": 5.0, "6": 4.0, "7": 8.0, "8": 8.0, "9": None, "10": 1.0}
-    found = compared(batches, values)
-    assert (found.groups, found.reordered) == (5, 2)
-    total = found.components[-1]
+    result = compared(batches, values)
+    assert (result.groups, result.reordered) == (5, 2)
+    total = result.components[-1]
     assert (total.name, total.changed) == ("total", 6)
     assert total.old_mean == pytest.approx((1 + 2 + 3 + 4 + 5 + 6 + 7 + 8 + 9) / 9)
     assert total.new_mean == pytest.approx((1 + 2 + 13 + 14.5 + 5 + 4 + 8 + 8 + 1) / 9)
-    assert [replace(each, name="total") for each in found.components] == [total, total]
-    assert [(change.problem, change.sample) for change in found.largest(4)] == [
+    assert [replace(each, name="total") for each in result.components] == [total, total]
+    assert [(change.problem, change.sample) for change in result.largest(4)] == [
         ("lost", 0),
         ("lost", 1),
         ("shifted", 1),
         ("shifted", 0),
     ]
-    assert len(found.largest(100)) == 6
-    assert found.largest(4)[2].note == "number 4 -> 14.5 (new)"
-    assert found.largest(1)[0].note == "number 9 -> error: why (new)"
-    assert found.failures == {"number": 1}
+    assert len(result.largest(100)) == 6
+    assert result.largest(4)[2].note == "number 4 -> 14.5 (new)"
+    assert result.largest(1)[0].note == "number 9 -> error: why (new)"
+    assert result.failures == {"number": 1}
 
 
 def credits_of(rewards: Sequence[float | None]) -> list[float]:
@@ -165,14 +165,14 @@ def test_credit_is_that_of_the_method_on_old_and_new_rewards(tmp_path: Path) -> 
     new: dict[str, list[float | None]] = {"a": [1.0, 9.0, 6.0], "b": [1.0, 0.0, 1.0], "c": [1.0, 2.0, None]}
     batches = saved(tmp_path / "x.jsonl", *(group(name, values) for name, values in old.items()))
     values = {text: value for name in old for text, value in zip(old[name], new[name], strict=True)}
-    found = compared(batches, values)
+    result = compared(batches, values)
     before = [credit for name in old for credit in credits_of(list(old[name].values()))]
     after = [credit for name in old for credit in credits_of(new[name])]
-    assert [change.old_credit for change in found.changes] == pytest.approx(before)
-    assert [change.new_credit for change in found.changes] == pytest.approx(after)
+    assert [change.old_credit for change in result.changes] == pytest.approx(before)
+    assert [change.new_credit for change in result.changes] == pytest.approx(after)
     signs = [((a > 0) - (a < 0)) != ((b > 0) - (b < 0)) for a, b in zip(before, after, strict=True)]
-    assert (found.credits, found.turned, found.no_credit) == (9, sum(signs), "")
-    assert 0 < found.turned < 9
+    assert (result.credits, result.turned, result.no_credit) == (9, sum(signs), "")
+    assert 0 < result.turned < 9
 
 
 def test_credit_is_per_step_and_leaves_out_evaluations(tmp_path: Path) -> None:
@@ -182,9 +182,9 @@ def test_credit_is_per_step_and_leaves_out_evaluations(tmp_path: Path) -> None:
         group("a", {"1": 5.0, "2": 1.0}, step=2),
         group("a", {"1": 1.0, "2": 0.0}, step=2, credit=None),
     )
-    found = compared(batches, {"1": 0.0, "2": 1.0}, "gro.preset=reinforce++-baseline")
-    assert [change.old_credit for change in found.changes] == pytest.approx([1, -1, 1, -1, None, None])
-    assert (found.credits, found.turned, found.reordered) == (4, 4, 3)
+    result = compared(batches, {"1": 0.0, "2": 1.0}, "gro.preset=reinforce++-baseline")
+    assert [change.old_credit for change in result.changes] == pytest.approx([1, -1, 1, -1, None, None])
+    assert (result.credits, result.turned, result.reordered) == (4, 4, 3)
 
 
 @pytest.mark.parametrize(
@@ -197,9 +197,9 @@ def test_credit_is_per_step_and_leaves_out_evaluations(tmp_path: Path) -> None:
 )
 def test_credit_that_needs_what_is_not_saved_is_not_made_up(tmp_path: Path, sets: list[str], reason: str) -> None:
     batches = saved(tmp_path / "x.jsonl", group("a", {"1": 1.0, "2": 0.0}))
-    found = compared(batches, {"1": 0.0, "2": 1.0}, *sets)
-    assert reason in found.no_credit
-    assert (found.credits, found.turned, found.reordered) == (0, 0, 1)
+    result = compared(batches, {"1": 0.0, "2": 1.0}, *sets)
+    assert reason in result.no_credit
+    assert (result.credits, result.turned, result.reordered) == (0, 0, 1)
 
 
 def test_groups_of_different_sizes_and_evaluations_have_no_credit(tmp_path: Path) -> None:
@@ -226,13 +226,13 @@ def test_the_configuration_is_the_run_s_own_changed_by_what_is_given(tmp_path: P
     more = tmp_path / "more.toml"
     more.write_text("[rewards.math.options]\nextract = 'lenient'\n")
     for path in (run, inner):
-        found = config_for(path, [more], ["rewards.math.weight=3.0"]).config
-        assert found.run.seed == 5
-        assert (found.rewards[0].weight, found.rewards[0].options) == (3.0, {"extract": "lenient"})
+        result = config_for(path, [more], ["rewards.math.weight=3.0"]).config
+        assert result.run.seed == 5
+        assert (result.rewards[0].weight, result.rewards[0].options) == (3.0, {"extract": "lenient"})
     other = tmp_path / "other.toml"
     other.write_text("run.seed = 6\n")
-    found = config_for(run, [more, other]).config
-    assert (found.run.seed, found.rewards[0].options) == (6, {"extract": "lenient"})
+    result = config_for(run, [more, other]).config
+    assert (result.run.seed, result.rewards[0].options) == (6, {"extract": "lenient"})
     alone = tmp_path / "alone.jsonl"
     with pytest.raises(UserError, match=r"there is no config.toml beside .*alone.jsonl.* give .* with --config FILE"):
         config_for(alone, ())
@@ -381,10 +381,10 @@ def test_dropped_groups_are_scored_again_and_have_no_credit_as_in_the_run(tmp_pa
     (batch,) = batches
     assert (batch.training, len(batch.groups)) == (True, 3)
     values = {"1": 1.0, "2": 1.0, "3": 1.0, "4": 0.0, "5": 0.0, "6": 1.0}
-    found = compared(batches, values, "gro.preset=reinforce++-baseline", "sampling.refills=2")
-    assert [change.old_credit for change in found.changes] == pytest.approx([1, -1, 0, 0, 1, -1])
-    assert [change.new_credit for change in found.changes] == pytest.approx([0, 0, 1, -1, -1, 1])
-    total = found.components[-1]
+    result = compared(batches, values, "gro.preset=reinforce++-baseline", "sampling.refills=2")
+    assert [change.old_credit for change in result.changes] == pytest.approx([1, -1, 0, 0, 1, -1])
+    assert [change.new_credit for change in result.changes] == pytest.approx([0, 0, 1, -1, -1, 1])
+    total = result.components[-1]
     assert total.name == "total"
     assert [total.old_mean, total.new_mean] == pytest.approx([2 / 6, 4 / 6])
     nothing = saved(tmp_path / "y.jsonl", gone)
@@ -403,8 +403,8 @@ def test_correctness_is_over_the_groups_that_both_scorings_judged(tmp_path: Path
     values = {"1": 0.9, "2": 0.8, "3": 0.0, "4": None, "5": None}
     evaluation = EvaluationConfig(correct="number", threshold=0.8)
     of_number = config().model_copy(update={"evaluation": evaluation})
-    found = rescore(batches, Judge(values), of_number, BUILT_IN, lambda done: None).correctness
-    assert found is not None
-    assert (found.old, found.new, found.groups) == (0.25, 0.75, 2)
-    assert str(found.correct) == "number >= 0.8"
+    result = rescore(batches, Judge(values), of_number, BUILT_IN, lambda done: None).correctness
+    assert result is not None
+    assert (result.old, result.new, result.groups) == (0.25, 0.75, 2)
+    assert str(result.correct) == "number >= 0.8"
     assert compared(batches, values).correctness is None  # `math` decides there, and is not among the rewards

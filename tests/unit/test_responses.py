@@ -182,8 +182,8 @@ def test_a_program_is_looked_for_after_the_thinking_and_may_have_marks_in_it(ope
     other = next(pair for pair in PAIRS if pair[0] != opening)
     program = f"def clean(text):\n    return text.removeprefix('{other[0]}').removesuffix('{other[1]}')\n"
     draft = "```python\nx = 1\n```"
-    found, _ = program_in(f"{opening}\n{draft}\n{closing}\n```python\n{program}```", "fenced", ("python",))
-    assert (found or "").strip() == program.strip()
+    result, _ = program_in(f"{opening}\n{draft}\n{closing}\n```python\n{program}```", "fenced", ("python",))
+    assert (result or "").strip() == program.strip()
     assert program_in(f"{opening}\n{draft}", "fenced", ("python",)) == (
         None,
         "no program: the think block is not closed",

@@ -281,12 +281,12 @@ def test_ranks_draw_one_step_together_also_where_a_refill_is_smaller_than_they_a
 
     two = collector(every(3), per_step=3)[0].sample_apart(2, lambda done, total: None)
     apart = [scored.group.problem.id for scored in two]
-    found = on_ranks(ranks, rank)
+    result = on_ranks(ranks, rank)
     alone, state, _ = on_ranks(1, rank)[0]
-    check_steps([steps for steps, *_ in found], alone)
-    assert all(own_state == state for _, own_state, _ in found)
+    check_steps([steps for steps, *_ in result], alone)
+    assert all(own_state == state for _, own_state, _ in result)
     assert any(len(some) < ranks for rollouts in alone for some in rollouts.rounds)
-    seeds = [seed for _, _, sampler in found for seed in sampler.seeds]
+    seeds = [seed for _, _, sampler in result for seed in sampler.seeds]
     assert len(set(seeds)) == len(seeds)
 
 
@@ -350,12 +350,12 @@ def test_failed_environments_end_all_ranks_by_their_share_of_the_step(
         assert bool(messages[0]) == bool(messages[1])
         return messages[0]
 
-    found = on_ranks(ranks, rank)
-    assert len(set(found)) == 1
-    assert bool(found[0]) == ends
+    result = on_ranks(ranks, rank)
+    assert len(set(result)) == 1
+    assert bool(result[0]) == ends
     if ends:
-        assert f"of 32 responses, more than environment.max_failure_rate = {share:g}. Problem p:" in found[0]
-        assert found[0].endswith("maze: crash: its worker died")
+        assert f"of 32 responses, more than environment.max_failure_rate = {share:g}. Problem p:" in result[0]
+        assert result[0].endswith("maze: crash: its worker died")
 
 
 def test_a_refill_s_failures_are_a_share_of_the_whole_step() -> None:
@@ -498,9 +498,9 @@ def test_ranks_draw_a_mixture_together_also_where_a_task_has_fewer_problems_than
         return steps, made.state()
 
     ((alone, state),) = on_ranks(1, rank)
-    found = on_ranks(ranks, rank)
-    check_steps([steps for steps, _ in found], alone)
-    assert all(own_state == state for _, own_state in found)
+    result = on_ranks(ranks, rank)
+    check_steps([steps for steps, _ in result], alone)
+    assert all(own_state == state for _, own_state in result)
     seen = Counter(scored.group.problem.part for rollouts in alone for scored in rollouts.sampled)
     assert abs(seen["math-gsm8k"] - 2 * seen["code-stdin"]) <= 1
 

@@ -76,8 +76,8 @@ def test_rows_are_recognised_by_their_shape_and_it_is_said(
     assert {(problem.messages, problem.answer) for problem in splits.train} == {
         ((Message("user", USER["content"]),), answer)
     }
-    (said,) = (said for said in splits.notes if said.startswith("data.train: recognised "))
-    assert note in said
+    (message,) = (message for message in splits.notes if message.startswith("data.train: recognised "))
+    assert note in message
 
 
 def test_rows_with_our_own_names_are_taken_as_they_are_and_nothing_is_said(tmp_path: Path) -> None:

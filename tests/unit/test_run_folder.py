@@ -213,12 +213,12 @@ def test_atomic_files(tmp_path: Path) -> None:
 
 def test_the_environment_names_versions_and_hardware_and_no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_topsecret")
-    found = describe({"device": "cpu: there is no GPU"})
-    assert found["packages"]["pyarrow"]
-    assert found["cores"]["usable"] >= 1
-    assert found["memory_gib"] > 0.1
-    assert found["python"].startswith("CPython 3.")
-    assert "topsecret" not in json.dumps(found)
+    result = describe({"device": "cpu: there is no GPU"})
+    assert result["packages"]["pyarrow"]
+    assert result["cores"]["usable"] >= 1
+    assert result["memory_gib"] > 0.1
+    assert result["python"].startswith("CPython 3.")
+    assert "topsecret" not in json.dumps(result)
 
 
 def test_the_commit_is_that_of_the_checkout_itself(tmp_path: Path) -> None:
@@ -231,9 +231,9 @@ def test_the_commit_is_that_of_the_checkout_itself(tmp_path: Path) -> None:
     (tmp_path / "inner" / "file").write_text("1")
     git("add", ".")
     git("-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-m", "first")
-    found = git_commit(tmp_path)
-    assert found is not None
-    assert (len(found["commit"]), found["changed"]) == (40, False)
+    result = git_commit(tmp_path)
+    assert result is not None
+    assert (len(result["commit"]), result["changed"]) == (40, False)
     (tmp_path / "inner" / "file").write_text("2")
     assert (git_commit(tmp_path) or {})["changed"]
     assert git_commit(tmp_path / "inner") is None  # a folder inside somebody else's repository

@@ -96,8 +96,8 @@ def test_a_resumed_run_tells_its_starts_and_not_the_time_between_them(made: Path
     run = read_run(folder)
     assert run.seconds == 60.0
     assert ended(run).endswith("resumed once, took 1:00")
-    (said,) = resumptions(run)
-    assert said.endswith(" from step 1; run.steps: 1 -> 9; checkpoint 2 is damaged")
+    (message,) = resumptions(run)
+    assert message.endswith(" from step 1; run.steps: 1 -> 9; checkpoint 2 is damaged")
 
 
 STATUS = (

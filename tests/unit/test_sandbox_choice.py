@@ -61,12 +61,12 @@ def test_one_that_does_not_hold_is_not_used(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(choose, "BACKENDS", {"open": unsandboxed, "broken": broken, "missing": missing})
     with pytest.raises(MissingDependencyError) as refused:
         open_sandbox()
-    said = str(refused.value)
-    assert "open: does not hold here" in said
+    message = str(refused.value)
+    assert "open: does not hold here" in message
     for what in ("network", "can be written", "can be read", "environment of other", "limit on processes"):
-        assert what in said
-    assert "broken: Permission denied" in said
-    assert "missing: install it" in said
+        assert what in message
+    assert "broken: Permission denied" in message
+    assert "missing: install it" in message
 
 
 LATER = {"cachestat": (6, 5), "fchmodat2": (6, 6), "futex_wake": (6, 7), "listmount": (6, 8), "file_setattr": (6, 17)}
@@ -80,12 +80,12 @@ LATER |= {"setxattrat": (6, 13), "removexattrat": (6, 13)}
 def test_every_call_that_is_tried_is_let_in_without_a_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "FIRST_LOOK_S", 60.0)
     kernel = tuple(int(number) for number in platform.release().split("-")[0].split(".")[:2])
-    said = "; ".join(prove(unsandboxed()))
+    message = "; ".join(prove(unsandboxed()))
     for what, calls in CALLS.items():
-        (named,) = re.findall(f"a program can {re.escape(what)}: ([^;]*)", said)
+        (named,) = re.findall(f"a program can {re.escape(what)}: ([^;]*)", message)
         assert named.split(", ") == [call for call in calls if LATER.get(call, kernel) <= kernel]
-    assert "sockets can be opened: IPv4, UDP" in said
-    assert "local datagram" in said
+    assert "sockets can be opened: IPv4, UDP" in message
+    assert "local datagram" in message
 
 
 class Reporting:

@@ -27,8 +27,8 @@ def test_a_line_between_two_steps_and_constant_outside() -> None:
 
 
 def test_half_a_cosine_between_two_steps() -> None:
-    found = _over(Ramp("cosine", 1, 5, before=0.5, after=2.5), 6)
-    assert found == pytest.approx([0.5, 1.5 - math.sqrt(0.5), 1.5, 1.5 + math.sqrt(0.5), 2.5, 2.5], rel=1e-12)
+    result = _over(Ramp("cosine", 1, 5, before=0.5, after=2.5), 6)
+    assert result == pytest.approx([0.5, 1.5 - math.sqrt(0.5), 1.5, 1.5 + math.sqrt(0.5), 2.5, 2.5], rel=1e-12)
 
 
 @given(
@@ -44,12 +44,12 @@ def test_a_ramp_stays_between_its_ends_and_meets_them(
 ) -> None:
     spec = Ramp(kind, first, first + length, before, after)  # type: ignore[arg-type]
     low, high = min(before, after), max(before, after)
-    found = factor(spec, step, 60, ())
-    assert low - 1e-12 <= found <= high + 1e-12
+    result = factor(spec, step, 60, ())
+    assert low - 1e-12 <= result <= high + 1e-12
     if step <= first:
-        assert found == before
+        assert result == before
     if step >= first + length:
-        assert found == pytest.approx(after, rel=1e-12, abs=1e-12)
+        assert result == pytest.approx(after, rel=1e-12, abs=1e-12)
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.floats(0, 10), st.floats(0, 10))
@@ -118,9 +118,9 @@ def test_a_switch_on_a_metric_is_for_good(
 def test_a_switch_on_a_metric_never_goes_back(values: list[float], bound: float) -> None:
     spec = MetricSwitch(SHARE, above=bound)
     history = [{SHARE: value} for value in values]
-    found = [factor(spec, step + 1, 100, history[:step]) for step in range(len(history) + 1)]
-    assert found == sorted(found, reverse=True)
-    assert (found[-1] == 0.0) == any(value > bound for value in values)
+    result = [factor(spec, step + 1, 100, history[:step]) for step in range(len(history) + 1)]
+    assert result == sorted(result, reverse=True)
+    assert (result[-1] == 0.0) == any(value > bound for value in values)
 
 
 @pytest.mark.parametrize(
@@ -156,8 +156,8 @@ def test_schedules_that_fit_a_run_of_ten_steps(spec: Schedule) -> None:
     ],
 )
 def test_what_is_wrong_with_a_schedule_is_said(spec: Schedule, words: list[str]) -> None:
-    said = mistake(spec, 10)
-    assert [word for word in words if word not in said] == []
+    message = mistake(spec, 10)
+    assert [word for word in words if word not in message] == []
 
 
 def test_schedules_import_no_torch() -> None:

@@ -41,10 +41,10 @@ def test_what_is_put_together_is_not_confused() -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2**31, 2**63, 2**70])
 def test_generators_and_columns_take_every_seed(seed: int) -> None:
     for step in range(50):
-        found = derive_seed(seed, "sampling", step)
-        assert 0 <= found < 2**63  # int64: vLLM's column of seeds, a Parquet file's
-        torch.Generator().manual_seed(found)
-        SamplingParams(1.0, 8, seed=found)
+        result = derive_seed(seed, "sampling", step)
+        assert 0 <= result < 2**63  # int64: vLLM's column of seeds, a Parquet file's
+        torch.Generator().manual_seed(result)
+        SamplingParams(1.0, 8, seed=result)
     seed_generators(seed, 1)
 
 
@@ -69,7 +69,7 @@ def test_evaluations_of_a_run_draw_the_same_and_the_rest_of_an_interrupted_one_a
 def test_nothing_adds_to_a_seed() -> None:
     files = [path for folder in ("reasoner", "rewards", "tasks", "plugins") for path in (ROOT / folder).rglob("*.py")]
     assert len(files) > 100
-    found = [
+    result = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in files
         if "tests" not in path.relative_to(ROOT).parts
@@ -78,7 +78,7 @@ def test_nothing_adds_to_a_seed() -> None:
         and isinstance(node.op, ast.Add | ast.Sub | ast.Mult | ast.BitXor)
         if any(_is_seed(side) for side in ast.iter_child_nodes(node))
     ]
-    assert found == []
+    assert result == []
 
 
 def _is_seed(node: ast.AST) -> bool:

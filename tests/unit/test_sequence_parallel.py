@@ -92,7 +92,7 @@ def test_attention_over_slices_is_that_over_the_row(
     results = in_threads(count, work, monkeypatch)
     torch.testing.assert_close(torch.cat([output for output, _ in results], 1)[:, :length], expected)
     for place, gradient in enumerate(gradients):
-        joined = torch.cat([found[place] for _, found in results], 2)
+        joined = torch.cat([result[place] for _, result in results], 2)
         torch.testing.assert_close(joined[:, :, :length], gradient)
         assert not joined[:, :, length:].any()
 

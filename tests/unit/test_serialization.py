@@ -292,7 +292,7 @@ def test_a_file_that_was_written_before_a_record_inside_had_a_field_has_its_defa
             for each in table.schema.field("problem").type
         ]
     )
-    old = [row | {"messages": said} for row, said in zip(table["problem"].to_pylist(), messages, strict=True)]
+    old = [row | {"messages": message} for row, message in zip(table["problem"].to_pylist(), messages, strict=True)]
     at = table.schema.get_field_index("problem")
     pq.write_table(table.set_column(at, pa.field("problem", problem, False), pa.array(old, problem)), path)
     assert read_parquet(path, Rollout) == [rollout(), rollout(step=2)]

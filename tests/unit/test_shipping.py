@@ -23,9 +23,9 @@ PROBLEM = make_problem("far?", "5 km")
 
 @pytest.fixture
 def cells() -> Cells:
-    found = Cells()
-    found.run("from reasoner import Score, reward")
-    return found
+    result = Cells()
+    result.run("from reasoner import Score, reward")
+    return result
 
 
 def called(cells: Cells, folder: Path, response: str, **options: Any) -> Any:

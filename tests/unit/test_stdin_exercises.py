@@ -35,10 +35,10 @@ def test_the_same_seed_gives_the_same_exercises_and_another_seed_others() -> Non
 
 
 def test_all_are_different_and_levels_take_turns() -> None:
-    found = rows(300)
-    assert len({row["question"].partition("\n\nExample")[0] for row in found}) == 300
-    assert [row["level"] for row in found[:6]] == [*LEVELS, *LEVELS]
-    assert {row["kind"] for row in found} == {kind.name for kind in KINDS}
+    result = rows(300)
+    assert len({row["question"].partition("\n\nExample")[0] for row in result}) == 300
+    assert [row["level"] for row in result[:6]] == [*LEVELS, *LEVELS]
+    assert {row["kind"] for row in result} == {kind.name for kind in KINDS}
     assert {row["level"] for row in rows(30, levels=[2])} == {2}
 
 
@@ -87,8 +87,8 @@ def test_no_constant_solves_an_exercise() -> None:
 def test_outputs_are_those_of_the_question(kind: str, given: str, right: str) -> None:
     """Worked out by hand, for the variable n, the numbers 33 and 4, `word` and `e`."""
 
-    (found,) = [each for each in KINDS if each.name == kind]
-    assert found.solve(given, ExerciseNumbers("n", 33, 4, "word", "e")) == right
+    (result,) = [each for each in KINDS if each.name == kind]
+    assert result.solve(given, ExerciseNumbers("n", 33, 4, "word", "e")) == right
 
 
 def test_what_it_cannot_give_is_refused() -> None:

@@ -97,9 +97,9 @@ def test_a_class_is_a_tool_with_state_and_options_as_a_model() -> None:
     ],
 )
 def test_wrong_arguments_are_said_in_words(arguments: Mapping[str, Any], wrong: str) -> None:
-    said = convert.check_arguments(arguments)
-    assert said.startswith(wrong)
-    assert bool(said) == bool(wrong)
+    message = convert.check_arguments(arguments)
+    assert message.startswith(wrong)
+    assert bool(message) == bool(wrong)
 
 
 def documented(text: str) -> Callable[[Any], Any]:

@@ -66,9 +66,9 @@ def kind(notebook: Notebook, preflight: Callable[[Any], str] = lambda options: f
 
 def told(kinds: Mapping[str, TrackerKind], first_step: int = 1) -> list[str]:
     """Follow a short run; what was reported."""
-    said: list[str] = []
+    message: list[str] = []
     configured: dict[str, dict[str, Any]] = {name: {} for name in kinds}
-    events = Events(build_manager(), said.append, {"trackers": Trackers(configured, kinds, said.append)})
+    events = Events(build_manager(), message.append, {"trackers": Trackers(configured, kinds, message.append)})
     settings = {"task": "sums", "judge": {"api_key": "sk-very-secret"}}
     events.emit("run_started", folder=Path("runs/x-sums"), settings=settings, first_step=first_step)
     figure = Estimate("avg@1", "share", 0.5, 0.1, 0.9, "none", {})
@@ -76,7 +76,7 @@ def told(kinds: Mapping[str, TrackerKind], first_step: int = 1) -> list[str]:
     for step in (first_step, first_step + 1):
         events.emit("step_finished", step=step, metrics={"reward/mean": 0.5})
     events.emit("run_finished", folder=Path("runs/x-sums"), state="finished")
-    return said
+    return message
 
 
 def test_a_tracker_is_told_settings_metrics_evaluations_and_the_end() -> None:
@@ -124,8 +124,8 @@ def test_trackers_are_configured_like_anything_else() -> None:
 
 def test_a_library_that_is_missing_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     resolved = load_config("math-gsm8k", "laptop", sets=["trackers.wandb.mode=offline"])
-    said = ready(resolved).preflights["tracker wandb"]
-    assert said.startswith("offline, project reasoner, wandb ")
+    message = ready(resolved).preflights["tracker wandb"]
+    assert message.startswith("offline, project reasoner, wandb ")
     assert "tracker wandb" not in ready(resolved, training=False).preflights
 
     def missing(name: str) -> str:
@@ -197,9 +197,9 @@ def test_what_a_plugin_draws_at_an_event_changes_no_draw_of_the_run() -> None:
     def draws() -> tuple[float, float, float]:
         return random.random(), float(np.random.rand()), float(torch.rand(()))
 
-    manager, said = build_manager(), list[str]()
+    manager, message = build_manager(), list[str]()
     manager.register(Dice(), name="dice")
-    for events in (Events(manager, said.append), Events(None, said.append)):
+    for events in (Events(manager, message.append), Events(None, message.append)):
         random.seed(7)
         np.random.seed(7)
         torch.manual_seed(7)
@@ -207,7 +207,7 @@ def test_what_a_plugin_draws_at_an_event_changes_no_draw_of_the_run() -> None:
         random.seed(7)
         np.random.seed(7)
         torch.manual_seed(7)
-        found = [draws()]
+        result = [draws()]
         events.emit("step_finished", step=1, metrics={})
-        assert [*found, draws()] == expected
-    assert said == ["dice: step_finished failed: ZeroDivisionError: odd"]
+        assert [*result, draws()] == expected
+    assert message == ["dice: step_finished failed: ZeroDivisionError: odd"]

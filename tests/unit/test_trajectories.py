@@ -69,8 +69,10 @@ class Plain:
 
     def read(self, written: Sequence[int], text: str) -> tuple[ToolCall, ...]:
         return tuple(
-            ToolCall("add", {"a": int(found[1]), "b": int(found[2])}) if found[1] else ToolCall("", error="no numbers")
-            for found in re.finditer(r"<t>(?:(\d+)\+(\d+)|.*?)</t>", text)
+            ToolCall("add", {"a": int(result[1]), "b": int(result[2])})
+            if result[1]
+            else ToolCall("", error="no numbers")
+            for result in re.finditer(r"<t>(?:(\d+)\+(\d+)|.*?)</t>", text)
         )
 
     def increment(self, written: Sequence[int], messages: Sequence[Message]) -> tuple[tuple[int, ...], ...]:

@@ -53,26 +53,26 @@ def sampler(folder: Path) -> Iterator[HfSampler]:
 
 def prompts(folder: Path, questions: Sequence[str] = QUESTIONS) -> list[Prompt]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    found = []
+    result = []
     for index, question in enumerate(questions):
         problem = Problem(f"p{index}", (Message("user", question),), "")
         chat = [{"role": "user", "content": question}]
         ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
-        found.append(Prompt(problem, tuple(ids)))
-    return found
+        result.append(Prompt(problem, tuple(ids)))
+    return result
 
 
 def reference(folder: Path, group: Group, temperature: float) -> list[list[float]]:
     """Log-probabilities of every response token by one plain forward pass per response."""
     model = AutoModelForCausalLM.from_pretrained(folder)
-    found = []
+    result = []
     for response in group.responses:
         ids = torch.tensor([[*group.prompt_ids, *response.token_ids]])
         with torch.no_grad():
             logprobs = (model(ids).logits[0, :-1] / temperature).log_softmax(-1)
         picked = logprobs.gather(-1, ids[0, 1:, None])[:, 0]
-        found.append(picked[len(group.prompt_ids) - 1 :].tolist())
-    return found
+        result.append(picked[len(group.prompt_ids) - 1 :].tolist())
+    return result
 
 
 def by_problem(groups: Sequence[Group]) -> dict[str, Group]:

@@ -225,9 +225,9 @@ def test_a_message_of_the_user_follows_as_the_template_writes_it(name: str) -> N
     template, end, after = TURNS[name]
     turns, tokenizer = opened(template=template)
     turns.check()
-    said = [Message("user", "Higher!")]
+    message = [Message("user", "Higher!")]
     written = ids_of(tokenizer, "It is 5.")
-    (cut,), (ended,) = turns.increment(written, said), turns.increment((*written, *ids_of(tokenizer, end)), said)
+    (cut,), (ended,) = turns.increment(written, message), turns.increment((*written, *ids_of(tokenizer, end)), message)
     assert text_of(tokenizer, written, cut) == "It is 5." + end + after.format("Higher!")
     assert text_of(tokenizer, written, ids_of(tokenizer, end), ended) == "It is 5." + end + after.format("Higher!")
 
@@ -244,8 +244,8 @@ def test_results_after_an_ended_turn_are_one_turn_of_the_user(name: str, shape: 
     turns, tokenizer = opened(name)
     written = ids_of(tokenizer, "<|im_end|>")
     parts = turns.increment(written, [Message("tool", "1"), Message("tool", "2"), Message("user", "Go on.")])
-    said = "\n".join([shape.format(1), shape.format(2), "Go on."])
-    assert text_of(tokenizer, *parts) == f"\n<|im_start|>user\n{said}<|im_end|>\n<|im_start|>assistant\n"
+    message = "\n".join([shape.format(1), shape.format(2), "Go on."])
+    assert text_of(tokenizer, *parts) == f"\n<|im_start|>user\n{message}<|im_end|>\n<|im_start|>assistant\n"
     texts = [text_of(tokenizer, part).strip() for part in parts]
     assert texts == [
         f"<|im_start|>user\n{shape.format(1)}",

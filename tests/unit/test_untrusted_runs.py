@@ -218,10 +218,10 @@ def test_a_damaged_file_is_one_line_of_error(made: Path, reasoner: Command, file
         code, listed, _ = reasoner("runs", "list")
         assert (code, "good" in listed) == (0, True)
         for command in (SHOW, *readers(file)):
-            code, printed, said = reasoner(*command)
+            code, printed, message = reasoner(*command)
             remove(Path("exported"))
-            assert code == 0 or said.startswith("error: "), (command, said)
-            assert said.count("\n") == (code != 0) or command == SCORE, (command, said)
+            assert code == 0 or message.startswith("error: "), (command, message)
+            assert message.count("\n") == (code != 0) or command == SCORE, (command, message)
             if code == 0 and (file in SHOWN or (file, command) == (WARNINGS, MARKDOWN)):
                 assert damage == "empty", (command, printed)
         if file in SHOWN and damage in IRREGULAR:
@@ -278,9 +278,9 @@ def test_values_of_any_type_are_shown_or_refused(made: Path, reasoner: Command, 
             if wrong == "absent" and not isinstance(place[-1], int):
                 changed = with_value(value, place[:-1], {}) if len(place) > 1 else {}
             with damaged(path, content((json.dumps(changed) + newline + rest).encode())):
-                code, _, said = reasoner(*command)
-            assert code == 0 or said.startswith("error: runs/bad/"), (place, wrong, said)
-            assert said.count("\n") == (code != 0), (place, wrong, said)
+                code, _, message = reasoner(*command)
+            assert code == 0 or message.startswith("error: runs/bad/"), (place, wrong, message)
+            assert message.count("\n") == (code != 0), (place, wrong, message)
             refused, shown = refused + (code != 0), shown + (code == 0)
     assert refused
 
@@ -381,14 +381,14 @@ def test_a_damaged_rollout_file_costs_its_responses_and_no_more(
 ) -> None:
     monkeypatch.setattr(parquet, "UNPACKED_BYTES", 2**22)
     with damaged(made / "bad" / STEP, {**LEFT_OUT, **KEPT}[damage]):
-        code, page, said = reasoner(*PAGE)
-        assert (code, said) == (0, "")
+        code, page, message = reasoner(*PAGE)
+        assert (code, message) == (0, "")
         assert (f"runs/bad/{STEP}" in page) is ("its responses are left out" in page) is (damage in LEFT_OUT)
-        code, _, said = reasoner(*SCORE)
+        code, _, message = reasoner(*SCORE)
         if damage in LEFT_OUT or damage in ("no rows", "odd samples"):
-            assert (code, said.startswith(f"error: runs/bad/{STEP}"), said.count("\n")) == (2, True, 1)
+            assert (code, message.startswith(f"error: runs/bad/{STEP}"), message.count("\n")) == (2, True, 1)
         else:
-            assert (code, said) == (0, "")
+            assert (code, message) == (0, "")
 
 
 RESUMED = (
@@ -551,14 +551,14 @@ def test_no_text_of_a_run_steers_the_terminal(
         ("runs", "rm", f"{name}x"): 2,
     }
     for arguments, expected in commands.items():
-        code, printed, said = reasoner(*arguments)
-        assert (code, "Traceback" in said) == (expected, False), said
+        code, printed, message = reasoner(*arguments)
+        assert (code, "Traceback" in message) == (expected, False), message
         if colours:  # a progress line moves the cursor
-            said = CURSOR.sub("", said)
+            message = CURSOR.sub("", message)
             printed, coloured = OURS.sub("", printed), printed
             assert printed != coloured or arguments[0] != "runs" or code
-        assert CONTROL.findall(printed + said) == [], arguments
-        assert "S\\u001b[31m" in "".join((said if code else printed).split()), arguments
+        assert CONTROL.findall(printed + message) == [], arguments
+        assert "S\\u001b[31m" in "".join((message if code else printed).split()), arguments
     card = (tmp_path / f"out{NAME}" / "README.md").read_text()
     assert CONTROL.findall(card) == []
 
@@ -586,6 +586,6 @@ def test_errors_and_tracebacks_steer_no_terminal(
 ) -> None:
     complain(UserError(f"no such thing: {ESCAPES}"))
     __main__._show_bug(ValueError, ValueError(ESCAPES), None)
-    said = capsys.readouterr().err
-    assert CONTROL.findall(said) == []
-    assert said.count("S\\u001b[31m") == 2
+    message = capsys.readouterr().err
+    assert CONTROL.findall(message) == []
+    assert message.count("S\\u001b[31m") == 2

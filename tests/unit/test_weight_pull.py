@@ -60,9 +60,9 @@ def taken(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def offer() -> Iterator[WeightOffer]:
-    found = WeightOffer([HERE])
-    yield found
-    found.close()
+    result = WeightOffer([HERE])
+    yield result
+    result.close()
 
 
 def checksum_of(folder: Path) -> tuple[str, int]:
@@ -679,10 +679,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fakes() -> Iterator[list[Fake]]:
-    with fake_servers(3) as found:
-        for fake in found[:2]:
+    with fake_servers(3) as result:
+        for fake in result[:2]:
             fake.describes = {"reads_folder": False}
-        yield found
+        yield result
 
 
 def opened(fakes: list[Fake], model: Path, said: list[str], *, may_pull: bool = True) -> ServerSampler:
@@ -726,8 +726,8 @@ def test_a_server_that_does_not_pull_while_it_samples_is_out_as_soon_as_the_othe
     fakes: list[Fake], model: Path
 ) -> None:
     far, _, near = fakes
-    said: list[str] = []
-    with opened(fakes, model, said) as service, TrajectorySampler(service) as sampler:
+    message: list[str] = []
+    with opened(fakes, model, message) as service, TrajectorySampler(service) as sampler:
         sampler.load(model, 0)
 
         def fails(folder: Path) -> None:
@@ -735,15 +735,15 @@ def test_a_server_that_does_not_pull_while_it_samples_is_out_as_soon_as_the_othe
 
         far.pulls = fails
         assert sampler.change(model, 1).version == 1
-        [lost] = said
+        [lost] = message
         assert f"{far.url} did not pull the weights: the disk is full" in lost
         assert (len(far.taken), len(near.taken)) == (1, 2)
 
 
 def test_a_server_that_dies_while_it_pulls_is_out_until_the_next_weights(fakes: list[Fake], model: Path) -> None:
     far, _, _ = fakes
-    said: list[str] = []
-    with opened(fakes, model, said) as sampler:
+    message: list[str] = []
+    with opened(fakes, model, message) as sampler:
         sampler.load(model, 0)
 
         def dies(folder: Path) -> None:
@@ -751,12 +751,12 @@ def test_a_server_that_dies_while_it_pulls_is_out_until_the_next_weights(fakes: 
 
         far.pulls = dies
         sampler.load(model, 1)
-        [lost] = said
+        [lost] = message
         assert f"{far.url} could not be reached, or broke off" in lost
         far.restart()
         far.pulls = lambda folder: None
         sampler.load(model, 2)
-        assert said[1:] == [f"{far.url} is back, with the weights of version 2"]
+        assert message[1:] == [f"{far.url} is back, with the weights of version 2"]
 
 
 def test_a_server_that_cannot_pull_is_named_at_the_start_with_what_to_do(

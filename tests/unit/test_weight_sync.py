@@ -173,11 +173,11 @@ def test_weights_that_do_not_fit_into_memory_go_through_the_folder_for_temporary
 
     monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(10**9 if tmp_path in Path(path).parents else 8))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    said: list[str] = []
+    message: list[str] = []
     learner = FakeLearner()
-    hand_over(cast(Learner, learner), cast(Sampler, FakeSampler()), say=said.append)
+    hand_over(cast(Learner, learner), cast(Sampler, FakeSampler()), say=message.append)
     assert learner.folders[-1].parent == tmp_path
-    assert said == [
+    assert message == [
         f"the weights go to the sampler through {tmp_path}, which is slower than memory: they do not fit into /dev/shm "
         "(a container: start it with a larger --shm-size)"
     ]
@@ -199,9 +199,9 @@ def test_what_keeps_the_weights_out_of_memory_is_said(
         memory.mkdir()
     if case == "read-only":
         monkeypatch.setattr("os.access", lambda path, mode: Path(path) != memory)
-    said: list[str] = []
+    message: list[str] = []
     learner = FakeLearner()
-    hand_over(cast(Learner, learner), cast(Sampler, FakeSampler()), say=said.append)
+    hand_over(cast(Learner, learner), cast(Sampler, FakeSampler()), say=message.append)
     assert learner.folders[-1].parent == (memory if case == "in memory" else temporary)
     why = {
         "missing": f"{memory} is not there: mount",
@@ -209,14 +209,14 @@ def test_what_keeps_the_weights_out_of_memory_is_said(
         "in memory": "",
     }
     if case == "in memory":
-        assert said == []
+        assert message == []
         assert describe_handover(0.0, None) == f"through memory ({memory})"
         free = shutil.disk_usage(memory).free
         assert f"{memory} is too small: " in describe_handover(float(free), None)
         assert f"--shm-size={math.ceil(1.1 * free / 2**30)}g" in describe_handover(float(free), None)
     else:
-        assert why[case] in said[0]
-        assert describe_handover(0.0, None) == said[0].removeprefix("the weights go to the sampler ")
+        assert why[case] in message[0]
+        assert describe_handover(0.0, None) == message[0].removeprefix("the weights go to the sampler ")
     assert describe_handover(0.0, "/x") == "through /x (sampling.weights_folder)"
 
 
@@ -225,17 +225,17 @@ def test_a_run_says_once_that_its_weights_do_not_go_through_memory(
 ) -> None:
     monkeypatch.setattr("reasoner.training.weight_sync.why_not_in_memory", lambda: "/dev/shm is not there")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    said: list[str] = []
+    message: list[str] = []
     sampler = FakeSampler()
     config: Any = SimpleNamespace(sampling=SimpleNamespace(weights_folder=None))
     learner: Any = FakeLearner()
-    synced = SyncedSampler(config, cast(Sampler, sampler), learner, ALONE, TurnEnd(), said.append)
+    synced = SyncedSampler(config, cast(Sampler, sampler), learner, ALONE, TurnEnd(), message.append)
     for _ in range(3):
         sampler.version = 0
         synced.publish()
         assert sampler.version == 3
-    assert len(said) == 1
-    assert "which is slower than memory: /dev/shm is not there" in said[0]
+    assert len(message) == 1
+    assert "which is slower than memory: /dev/shm is not there" in message[0]
 
 
 def test_a_folder_that_cannot_take_the_weights_ends_the_run_with_its_name(

@@ -130,8 +130,8 @@ SOLVERS: dict[str, Callable[..., Any]] = {
 
 def numbers_of(question: str) -> list[int]:
     """The numbers of a question in their order, parts in words too."""
-    found = re.findall(r"\d+|\bhalf\b|\ba (?:third|quarter|fifth)\b", question)
-    return [PART_WORDS[text] if text in PART_WORDS else int(text) for text in found]
+    result = re.findall(r"\d+|\bhalf\b|\ba (?:third|quarter|fifth)\b", question)
+    return [PART_WORDS[text] if text in PART_WORDS else int(text) for text in result]
 
 
 def test_it_is_registered() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -250,17 +250,13 @@ def memory_table(estimate: RunEstimate) -> Table:
     for need in estimate.needs:
         of = "a GPU" if need.where == "GPU memory" else f"{_counted(ranks, 'rank')}' memory" if ranks > 1 else "memory"
         table.add_column(f"{of}\n{need.when}", justify="right")
-    for name in _names(estimate.needs):
+    for name in dict.fromkeys(name for need in estimate.needs for name in (*need.certain, *need.likely)):
         table.add_row(name, *(_cell(need, name) for need in estimate.needs))
     table.add_row("sum", *(f"{need.total / GIB:.2f}" for need in estimate.needs), style="bold")
     table.add_row("there is", *(_free_text(estimate, need) for need in estimate.needs))
     verdicts = [Text(verdict, style=_STYLES[verdict]) for verdict in estimate.verdicts]
     table.add_row("", *verdicts)
     return table
-
-
-def _names(needs: Sequence[Need]) -> list[str]:
-    return list(dict.fromkeys(name for need in needs for name in (*need.certain, *need.likely)))
 
 
 def _cell(need: Need, name: str) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-import pluggy
 import tomli_w
 import typer
 from pydantic import BaseModel
@@ -64,12 +63,14 @@ def show(name: Name, plugin: options.Plugins = None) -> None:
     console.print(Text(name, style="bold"))
     console.print(Text(prose_of(source.function) or "(no docstring)"))
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("rewards", _aspect(source))
+    aspect = ASPECTS[source.aspect] if isinstance(source.aspect, str) else "the answer or the form, as its options say"
+    facts.add_row("rewards", aspect)
     facts.add_row("one call", CALLS[source.granularity])
     facts.add_row("deadline", f"{source.timeout_s:g} seconds per call")
     facts.add_row("workers", "shared" if source.workers is None else f"{source.workers} of its own")
     facts.add_row("retries", str(source.retries))
-    facts.add_row("from", Text(_origin(manager, name)))
+    origin = next(plugin.origin for plugin in hooks.registrations(manager) if name in plugin.rewards)
+    facts.add_row("from", Text(origin))
     console.print()
     console.print(facts)
     console.print(Text(f"file      {_place(source)}"), soft_wrap=True)
@@ -82,10 +83,6 @@ def show(name: Name, plugin: options.Plugins = None) -> None:
 app.command("test")(score_references)
 app.command("bench")(bench_cases)
 app.command("attack")(attack_source)
-
-
-def _aspect(source: RewardSource) -> str:
-    return ASPECTS[source.aspect] if isinstance(source.aspect, str) else "the answer or the form, as its options say"
 
 
 def _options(source: RewardSource) -> str:
@@ -119,10 +116,6 @@ def print_options(
 
 def _type(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-
-
-def _origin(manager: pluggy.PluginManager, name: str) -> str:
-    return next(plugin.origin for plugin in hooks.registrations(manager) if name in plugin.rewards)
 
 
 def _place(source: RewardSource) -> str:

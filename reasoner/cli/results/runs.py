@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from shlex import quote
@@ -121,7 +120,7 @@ def compare(runs: options.RunNames) -> None:
     """
     from reasoner.report.compare import between, settings
 
-    saved = read_runs(_folders(runs))
+    saved = read_runs(list(dict.fromkeys(map(find_run, runs))))
     if not 2 <= len(saved) <= len(LETTERS):
         raise UserError(f"compare takes 2 to {len(LETTERS)} runs, got {len(saved)}.")
     console = out()
@@ -175,11 +174,6 @@ def rm(
         except OSError as error:
             raise UserError(f"{folder} cannot be removed completely: {error.strerror} ({error.filename}).") from error
     console.print(Text(f"freed {size(sum(sizes))}"))
-
-
-def _folders(names: Sequence[str]) -> list[Path]:
-    """Every run once, in the order given."""
-    return list(dict.fromkeys(find_run(name) for name in names))
 
 
 def _accuracy(run: SavedRun) -> str:

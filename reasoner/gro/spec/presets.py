@@ -184,13 +184,9 @@ _EQUALS = {
 """a test holds every line"""
 
 
-def _noted(name: str, preset: Preset) -> Preset:
-    return replace(preset, note=_NOTES.get(name, ""), equals=_EQUALS.get(name, ""))
-
-
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        name: _noted(name, preset)
+        name: replace(preset, note=_NOTES.get(name, ""), equals=_EQUALS.get(name, ""))
         for name, preset in {
             **{name: Preset({name: Weighted(term)}, paper) for name, (term, paper) in _METHODS.items()},
             **_MIXTURES,

@@ -48,7 +48,8 @@ def _mistakes(term: Term) -> Iterator[str]:
     yield from _source_mistakes(term)
     yield from _observed_mistakes(term)
     yield from _credit_mistakes(term)
-    yield from _penalty_mistakes(term)
+    if term.kl.in_loss and term.kl.estimator == "k1":
+        yield "kl.estimator = 'k1' belongs into the reward: in the loss its expected gradient is zero; use k2 or k3"
 
 
 def _link_mistakes(link: object) -> Iterator[str]:
@@ -274,8 +275,3 @@ def _credit_mistakes(term: Term) -> Iterator[str]:
         and (credit.baseline == "none" and credit.scale not in ("group", "mean"))
     ):
         yield "kl.place = 'reward' without a baseline gives credit per token and needs evidence.unit = 'token'"
-
-
-def _penalty_mistakes(term: Term) -> Iterator[str]:
-    if term.kl.in_loss and term.kl.estimator == "k1":
-        yield "kl.estimator = 'k1' belongs into the reward: in the loss its expected gradient is zero; use k2 or k3"

@@ -55,13 +55,15 @@ def restore(
         steps: that the old one made.
         idle_step: makes a step at learning rate 0: DeepSpeed makes room for its state at the first one.
     """
-    from deepspeed.utils import safe_set_full_optimizer_state
+    from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
     idle_step()
     for key, tensor in read_files(checkpoint, f"{STEM}-*"):
         kind, _, name = key.partition("/")
         parameter = named[name]
-        if kind in MOMENTS and _is_spread(parameter):
+        if kind in MOMENTS and hasattr(parameter, "ds_tensor"):
+            safe_set_local_optimizer_state(parameter, _own_part(parameter, tensor), kind)
+        elif kind in MOMENTS and _is_spread(parameter):
             safe_set_full_optimizer_state(parameter, tensor, kind)
         elif kind in MOMENTS:
             optimizer.state[parameter][kind].copy_(tensor)
@@ -71,14 +73,24 @@ def restore(
 
 def restore_weights(policy: Backbone, checkpoint: Path) -> None:
     """Put back the trained weights of a checkpoint in float32."""
-    from deepspeed.utils import safe_set_full_fp32_param
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 
     folder = trained_weights(checkpoint)
     assert folder is not None
     state = policy.model.state_dict(keep_vars=True)
     for name, tensor in policy.weights.read_checkpoint(folder):
-        if state[name].requires_grad and _is_spread(state[name]):
+        if state[name].requires_grad and hasattr(state[name], "ds_tensor"):
+            safe_set_local_fp32_param(state[name], _own_part(state[name], tensor))
+        elif state[name].requires_grad and _is_spread(state[name]):
             safe_set_full_fp32_param(state[name], tensor)
+
+
+def _own_part(parameter: Any, whole: Tensor) -> Tensor:
+    """What this rank has of a tensor that ZeRO 3 spreads: parts of equal size, of which the last is filled up.
+    DeepSpeed's own way ends with an error there."""
+    size = parameter.ds_tensor.numel()
+    part = whole.flatten()[size * torch.distributed.get_rank() :][:size]
+    return torch.nn.functional.pad(part, (0, size - len(part)))
 
 
 def _is_spread(tensor: Tensor) -> bool:

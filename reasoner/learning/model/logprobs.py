@@ -57,7 +57,7 @@ class Head(nn.Module):
                 self.bias_V,
                 targets_S,
                 self.scale / temperature,
-                _over(self.cap, temperature),
+                None if self.cap is None else self.cap / temperature,
                 chunk,
                 entropy,
             )
@@ -270,7 +270,3 @@ def _add_product_(total_VH: Tensor, raw_CV: Tensor, hidden_CH: Tensor) -> None:
 def _number(config: Any, name: str, default: float) -> float:
     value = getattr(config, name, None)
     return float(value) if isinstance(value, int | float) else default
-
-
-def _over(cap: float | None, temperature: float) -> float | None:
-    return None if cap is None else cap / temperature

@@ -11,7 +11,14 @@ from reasoner.errors import UserError
 from reasoner.models.size import WIDTH, ModelSize
 from reasoner.planning.memory.activations import activation_bytes, logit_bytes, offloaded_bytes
 from reasoner.planning.memory.learner import LearnerMemory, Parts, learner_bytes
-from reasoner.planning.memory.sampler import VLLM, cache_bytes, hf_cache_bytes, published_bytes, sampler_bytes
+from reasoner.planning.memory.sampler import (
+    VLLM,
+    cache_bytes,
+    hf_cache_bytes,
+    published_bytes,
+    route_bytes,
+    sampler_bytes,
+)
 from reasoner.processes.machine import GIB, Machine
 from reasoner.sampling.factory import merge_reason
 from reasoner.sampling.vllm.messages import BUFFER_BYTES
@@ -112,7 +119,7 @@ def _on_cpu(
     """One memory holds everything all the time, and gets back only part of what was freed."""
     ranks = machine.ranks(config.run.ranks)
     sampler, cache = sampler_bytes(config, model, engine, "cpu"), {}
-    processes = _process_bytes(config, engine)
+    processes = _process_bytes(config, model, engine, training=bool(forward))
     if engine == "vllm":
         cache = {"KV cache": config.sampling.kv_cache_gib * GIB}
     held = {**learner.held, **learner.offloaded, **sampler, **cache}
@@ -135,7 +142,8 @@ def _on_gpu(
 ) -> Iterator[Need]:
     """Every rank has a GPU of its own, and all ranks of a node its memory."""
     ranks = machine.ranks(config.run.ranks)
-    sampler, processes = sampler_bytes(config, model, engine, "cuda"), _process_bytes(config, engine)
+    sampler = sampler_bytes(config, model, engine, "cuda")
+    processes = _process_bytes(config, model, engine, training=bool(forward))
     contexts = {"CUDA contexts": CONTEXT * (2 if engine == "vllm" else 1)}
     if engine == "vllm" and forward:
         contexts["hand-over buffer"] = float(BUFFER_BYTES)
@@ -173,14 +181,15 @@ def _while_loading(config: Config, model: ModelSize, ranks: int, processes: Part
     return Need("memory", "while loading", {}, processes).times(ranks).beside(loaded, {})
 
 
-def _process_bytes(config: Config, engine: str) -> Parts:
-    """Python and its libraries, in all processes of a rank."""
+def _process_bytes(config: Config, model: ModelSize, engine: str, *, training: bool) -> Parts:
+    """Python and its libraries, in all processes of a rank, and what they hold of the responses."""
     total = PROCESS
     if engine or config.has_sampler:
         total += SCORING
     if engine == "vllm":
         total += VLLM["cpu"]
-    return {"processes": total}
+    routes = route_bytes(config, model) if training else 0.0
+    return {"processes": total} | ({"experts to replay": routes} if routes else {})
 
 
 def _keeps_weights_asleep(config: Config, engine: str) -> bool:

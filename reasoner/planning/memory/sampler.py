@@ -53,3 +53,14 @@ def published_bytes(config: Config, model: ModelSize, engine: str, device: str) 
     if whole:
         return float(model.parameters * WIDTH[config.model.dtype])
     return float(model.adapter * (4 if config.learner == "torch" else WIDTH[config.model.dtype]))
+
+
+def route_bytes(config: Config, model: ModelSize) -> float:
+    """The experts of all tokens that a rank samples for a step, and for those ahead, which stay in host memory until
+    the step has learned from them: two bytes for each choice in each layer, for every response those of its prompt
+    too."""
+    if not config.learning.routing_replay:
+        return 0.0
+    groups = problems_of_rank(config) * (1 + config.sampling.lookahead) + -(-config.extra_groups // config.run.ranks)
+    tokens = groups * config.sampling.group_size * longest_sequence(config)
+    return 2.0 * tokens * model.layers * model.experts_per_token
