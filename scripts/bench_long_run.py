@@ -35,7 +35,7 @@ PARTS = "parts.jsonl"
 """In the folder of the work, the rows of the parts that are complete."""
 COLUMNS = (
     "steps",
-    "time of the part",
+    "time of the steps",
     "ms per step, first and last 100",
     "memory of the run and its workers, first and last 100 steps, GiB",
     "run folder, MiB",
@@ -89,11 +89,10 @@ def run_parts(work: Path, steps: int, every: int, end: float) -> bool:
         build_tiny_model(model)
     table.touch()
     for last in range(every * (len(table.read_text().splitlines()) + 1), steps + 1, every):
-        started = time.monotonic()
         if not run_until(work, model, last, end):
             return False
         with table.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row_of(work, last, every, time.monotonic() - started)) + "\n")
+            file.write(json.dumps(row_of(work, last, every)) + "\n")
     return True
 
 
@@ -106,6 +105,8 @@ def run_until(work: Path, model: Path, steps: int, end: float) -> bool:
     if folders and not list(folders[0].glob("checkpoints/step-*")):  # interrupted before its first checkpoint
         folders[0].rename(work / f"abandoned-{time.time():.0f}")
         folders = []
+    if folders and len(read_metrics(folders[0])) >= steps:
+        return True  # it was interrupted while the part was being measured
     if folders:
         command += ["--resume", str(folders[0])]
     else:
@@ -118,7 +119,7 @@ def run_until(work: Path, model: Path, steps: int, end: float) -> bool:
     return code == 0
 
 
-def row_of(work: Path, last: int, every: int, seconds: float) -> list[str]:
+def row_of(work: Path, last: int, every: int) -> list[str]:
     """What the part that ended with step `last` took, and what the report of the run takes now."""
     (folder,) = (work / "runs").iterdir()
     metrics = read_metrics(folder)[-every:]
@@ -128,7 +129,7 @@ def row_of(work: Path, last: int, every: int, seconds: float) -> list[str]:
     size = disk_use(folder) - page.stat().st_size
     row = [
         f"{last:,}",
-        duration(seconds),
+        duration(sum(times)),
         f"{1000 * fmean(times[:100]):.0f}, {1000 * fmean(times[-100:]):.0f}",
         f"{fmean(memory[:100]):.3f}, {fmean(memory[-100:]):.3f}",
         f"{size / 2**20:.1f}",

@@ -45,8 +45,9 @@ from reasoner.loading import load_config
 from reasoner.monitoring.format import duration
 from reasoner.pipeline import train
 from reasoner.runs.folder import read_evaluations
+from reasoner.testing import make_problem, make_response
 from reasoner.training.build import open_trainer
-from scripts.digits import digits
+from scripts.digits import backwards, digits
 from scripts.validate_embedded import Embedded, on_online_groups
 from scripts.validation_results import Training, add, fingerprint, read, write_plot, write_table
 
@@ -170,7 +171,9 @@ def setting() -> str:
     """What every result depends on beside method, seed and steps."""
     task = tomllib.loads(TASK.read_text(encoding="utf-8"))
     problems = [list(digits(100, 1, part=part, wrong=wrong)) for part in ("train", "eval") for wrong in (0.0, 0.8)]
-    return fingerprint([task, problems, WARM_UP, TEMPLATE])
+    answers = [make_response("321"), make_response("3 2 1"), make_response("321", finish_reason="length")]
+    verdicts = [backwards(make_problem("123", "321"), answer) for answer in answers]
+    return fingerprint([task, problems, verdicts, WARM_UP, TEMPLATE])
 
 
 def start(work: Path, seed: int) -> tuple[Path, float]:

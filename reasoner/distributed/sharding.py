@@ -94,6 +94,8 @@ class Selection:
     """Those of all ranks."""
     share: Sequence[GroupRows]
     """Those of this rank, which are those of the neighbours that share its rows too."""
+    place: tuple[int, int] = (0, 1)
+    """Which of how many shares that is."""
 
     @classmethod
     def of(
@@ -105,7 +107,20 @@ class Selection:
     ) -> Selection:
         """The responses `rows` of a batch, as `rows_by_group` has them, and this rank's share of them."""
         parts = rows_by_group(groups, rows, unit_ids)
-        return cls(parts, shares_of(parts, ranks.shares)[ranks.share_index])
+        return cls(parts, shares_of(parts, ranks.shares)[ranks.share_index], (ranks.share_index, ranks.shares))
+
+    def check(self, ranks: Ranks) -> None:
+        """Refuse a selection that was made for other ranks: some responses would count several times.
+
+        Raises:
+            ValueError: with both places.
+        """
+        if self.place != (ranks.share_index, ranks.shares):
+            index, count = self.place
+            raise ValueError(
+                f"the selection has share {index + 1} of {count}, and this rank learns from share "
+                f"{ranks.share_index + 1} of {ranks.shares}: make it with `Selection.of(..., ranks=ranks)`"
+            )
 
 
 def shares_of(groups: Sequence[GroupRows], count: int) -> list[list[GroupRows]]:

@@ -37,7 +37,7 @@ from reasoner.learning.model.options import ModelOptions
 from reasoner.learning.optimizer import TRAINED, Optimizer, trained_weights
 from reasoner.learning.sequence_parallel import SequenceRanks
 from reasoner.models.tensor_files import io_errors
-from reasoner.records import Group
+from reasoner.records import Group, Response
 
 HEAD_FILE = "value_head.safetensors"
 
@@ -127,18 +127,23 @@ class TorchCritic:
             selection: which of the batch's R responses go through the model, and on which rank; None: all of them.
         """
         selection = selection or Selection.of(groups, ranks=self._ranks)
+        selection.check(self._ranks)
         self._check(selection.parts, groups)
         batches = self.backbone.packing.micro_batches(with_tokens(selection.share, groups, self._ranks))
         responses = [response for group in groups for response in group.responses]
-        weighed: list[WeightedLoss] = []
-        for batch in batches:
-            values_S, inputs = self._forward(batch)
-            part = weigh_batch(batch, responses, inputs, (values_S, None, None, None), weights)
-            if part.nonzero:
-                self._optimizer.backward(part.loss)
-            weighed.append(part.detached())
+        weighed = [self._accumulate_one(batch, responses, weights) for batch in batches]
         first, *others = self._ranks.gather_shares(Accumulated.of(batches, weighed))
         return sum(others, first)
+
+    def _accumulate_one(
+        self, batch: MicroBatch, responses: Sequence[Response], weights: WeightFunction
+    ) -> WeightedLoss:
+        """Forward, weigh, and backward unless every weight is 0; nothing of it lives on during the next forward."""
+        values_S, inputs = self._forward(batch)
+        weighed = weigh_batch(batch, responses, inputs, (values_S, None, None, None), weights)
+        if weighed.nonzero:
+            self._optimizer.backward(weighed.loss)
+        return weighed.detached()
 
     def step(self) -> StepResult:
         """Clip, update, zero the gradient; a loss or gradient that is not finite is dropped and reported."""

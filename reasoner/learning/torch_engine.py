@@ -16,13 +16,14 @@ from torch import Tensor
 
 from reasoner.config import LearningConfig, LoraConfig
 from reasoner.distributed.sharding import Selection
+from reasoner.learning.batching.packing import MicroBatch
 from reasoner.learning.batching.weighing import WeightedLoss, weigh_batch
 from reasoner.learning.learner import Accumulated, StepResult, WeightFunction
 from reasoner.learning.model.model_weights import Dtype
 from reasoner.learning.model.options import ModelOptions
 from reasoner.learning.model.policy import TorchPolicy
 from reasoner.learning.optimizer import TRAINED, Optimizer, trained_weights
-from reasoner.records import Group
+from reasoner.records import Group, Response
 
 
 class TorchLearner:
@@ -98,15 +99,28 @@ class TorchLearner:
         responses = [response for group in groups for response in group.responses]
         balance_weight = self._config.router_loss / max(sum(len(part.rows) for part in parts), 1)
         batches = self.policy.packing.micro_batches(parts)
-        weighed: list[WeightedLoss] = []
-        for batch in batches:
-            inputs = self.policy.inputs(batch)
-            outputs = self.policy.scores(inputs, temperature, entropy)
-            part = weigh_batch(batch, responses, inputs, outputs, weights, balance_weight)
-            if part.nonzero:
-                self._optimizer.backward(part.loss)
-            weighed.append(part.detached())
+        weighed = [
+            self._accumulate_one(batch, responses, balance_weight, weights, temperature, entropy) for batch in batches
+        ]
         return Accumulated.of(batches, weighed)
+
+    def _accumulate_one(
+        self,
+        batch: MicroBatch,
+        responses: Sequence[Response],
+        balance_weight: float,
+        weights: WeightFunction,
+        temperature: float,
+        entropy: bool,
+    ) -> WeightedLoss:
+        """Forward, weigh, and backward unless every weight is 0. A function of its own, so that nothing of the
+        micro-batch lives on during the forward pass of the next one."""
+        inputs = self.policy.inputs(batch)
+        outputs = self.policy.scores(inputs, temperature, entropy)
+        weighed = weigh_batch(batch, responses, inputs, outputs, weights, balance_weight)
+        if weighed.nonzero:
+            self._optimizer.backward(weighed.loss)
+        return weighed.detached()
 
     def step(self) -> StepResult:
         return self._optimizer.step()

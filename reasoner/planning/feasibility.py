@@ -16,7 +16,7 @@ from reasoner.planning.memory.tokens import longest_sequence
 from reasoner.processes.machine import Machine
 
 
-def refuse_impossible(estimate: RunEstimate, nodes: int | None = None) -> None:
+def refuse_impossible(estimate: RunEstimate, nodes: int | None) -> None:
     """Refuse what cannot work with this model or on this machine.
 
     Args:

@@ -125,10 +125,11 @@ def field_documents(model: type[BaseModel]) -> dict[str, str]:
 def _attribute_docstrings(owner: type) -> dict[str, str]:
     try:
         source = inspect.getsource(owner)
-    except (OSError, TypeError):  # made by a program
+        tree = ast.parse(f"if True:\n{source}" if source[0].isspace() else source)
+    except (OSError, TypeError, SyntaxError):  # made by a program, or its file has been edited meanwhile
         return {}
-    [statement] = ast.parse(f"if True:\n{source}" if source[0].isspace() else source).body
-    body = (statement.body[0] if isinstance(statement, ast.If) else statement).body  # type: ignore[attr-defined]
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == owner.__name__]
+    body = classes[0].body if classes else []
     return {
         field.target.id: inspect.cleandoc(text.value.value)
         for field, text in pairwise(body)

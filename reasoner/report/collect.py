@@ -159,11 +159,13 @@ def _timeline(run: SavedRun) -> tuple[StepTimeline, ...]:
     if not run.metrics or not is_there(file):
         return ()
     # one more than are shown: a step that was not committed may follow
-    lines = deque((line for line in read_lines(file, LARGE_BYTES) if line.endswith(b"\n")), maxlen=STEPS + 1)
-    try:
-        last = [from_json(line, StepTimeline) for line in lines]
-    except DataError as error:
-        raise DataError(f"{file}, one of the last {len(lines)} lines: {error}") from error
+    complete = (line for line in enumerate(read_lines(file, LARGE_BYTES), 1) if line[1].endswith(b"\n"))
+    last = []
+    for number, line in deque(complete, maxlen=STEPS + 1):
+        try:
+            last.append(from_json(line, StepTimeline))
+        except DataError as error:
+            raise DataError(f"{file}, line {number}: {error}") from error
     return tuple(timeline for timeline in last if timeline.step <= run.steps)[-STEPS:]
 
 

@@ -398,7 +398,7 @@ def rank(model: Path, output: Path) -> None:
                 record(learner, moments, folder, f"{name}-whole")
             if name == "lora-zero-3":
                 publish_on_a_full_disk(learner, folder / "full-disk")
-            if name in RESUMED and (ranks.count < 3 or name == "zero-3"):
+            if name in RESUMED and ranks.count < 4:
                 go_on(learner, lambda at, start=start: start(checkpoint=at), ranks, output, name)  # type: ignore[misc]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -20,6 +21,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from reasoner.config import LearningConfig
+from reasoner.distributed.ranks import Ranks
+from reasoner.distributed.sharding import Selection
 from reasoner.errors import RunError, UserError
 from reasoner.gro.weights import Weights
 from reasoner.learning.batching.packing import Sharing
@@ -347,6 +350,31 @@ def test_only_zero_weights_move_nothing(tiny: Path) -> None:
     result = critic.step()
     assert (result.applied, critic.version) == (False, 1)
     assert all(a.equal(b) for a, b in zip(before, parameters(critic), strict=True))
+
+
+def test_nothing_of_a_micro_batch_lives_on_during_the_next(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    critic = make_critic(tiny)
+    forward, earlier = critic._forward, list[weakref.ref[Tensor]]()
+
+    def watched(batch: Any) -> Any:
+        assert [alive for alive in earlier if alive() is not None] == []
+        outputs = forward(batch)
+        earlier.append(weakref.ref(outputs[0]))
+        return outputs
+
+    monkeypatch.setattr(critic, "_forward", watched)
+    critic.accumulate(GROUPS, lambda _, values, __: Weights(torch.zeros_like(values)))
+    assert len(earlier) > 1
+
+
+def test_a_selection_for_other_ranks_is_refused(tiny: Path) -> None:
+    """Every rank would put everything through its model, and the gradient would be as many times too large."""
+    critic = make_critic(tiny)
+    critic._ranks = Ranks(index=1, count=3)
+    with pytest.raises(ValueError, match="share 1 of 1, and this rank learns from share 2 of 3"):
+        critic.accumulate(GROUPS, squared_error(), selection=Selection.of(GROUPS))
+    with pytest.raises(ValueError, match="share 1 of 3, and this rank learns from share 2 of 3"):
+        critic.accumulate(GROUPS, squared_error(), selection=Selection.of(GROUPS, ranks=Ranks(index=0, count=3)))
 
 
 def test_no_groups_are_no_gradient(tiny: Path) -> None:

@@ -249,9 +249,9 @@ def test_disk_by_hand() -> None:
 )
 def test_what_is_known_to_fail_is_refused(sets: list[str], model: ModelSize, reason: str) -> None:
     with pytest.raises(UserError, match="this run cannot work") as refused:
-        refuse_impossible(estimate(*sets, model=model))
+        refuse_impossible(estimate(*sets, model=model), None)
     assert reason in str(refused.value)
-    refuse_impossible(estimate())
+    refuse_impossible(estimate(), None)
 
 
 @pytest.mark.parametrize(
@@ -266,8 +266,8 @@ def test_what_is_known_to_fail_is_refused(sets: list[str], model: ModelSize, rea
 )
 def test_what_needs_a_gpu_is_refused_where_there_is_none(sets: list[str], reason: str) -> None:
     with pytest.raises(UserError, match=reason):
-        refuse_impossible(estimate(*sets, on=Machine("cpu", {"memory": 64 * GIB})))
-    refuse_impossible(estimate(*sets))
+        refuse_impossible(estimate(*sets, on=Machine("cpu", {"memory": 64 * GIB})), None)
+    refuse_impossible(estimate(*sets), None)
 
 
 def test_a_machine_is_asked_for_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +291,7 @@ def test_a_rank_that_has_been_started_is_not_refused_for_the_one_gpu_that_it_see
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: True)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (80 * GIB, 80 * GIB))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    refuse_impossible(estimate("run.ranks=4", on=this_machine("cuda", 4)))
+    refuse_impossible(estimate("run.ranks=4", on=this_machine("cuda", 4)), None)
     assert [this_machine("cuda", ranks).ranks(16) for ranks in (0, 1, 8)] == [1, 1, 8]  # host memory is for all of them
     assert [this_machine("cpu", ranks).ranks(16) for ranks in (0, 8)] == [16, 8]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -334,4 +335,6 @@ def test_no_model_reads_its_source_when_it_is_imported() -> None:
     root = Path(__file__).resolve().parents[2]
     files = [path for folder in ("reasoner", "rewards", "tasks", "plugins") for path in (root / folder).rglob("*.py")]
     assert len(files) > 400
-    assert [path for path in files if "use_attribute_docstrings=" in path.read_text(encoding="utf-8")] == []
+    assert [
+        path for path in files if re.search(r"use_attribute_docstrings\W*[:=]", path.read_text(encoding="utf-8"))
+    ] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -598,6 +599,22 @@ def test_only_zero_weights_move_nothing(tiny: Path) -> None:
     assert (result.applied, result.version, learner.version) == (False, 1, 1)
     assert "every weight was zero" in result.reason
     assert all(a.equal(b) for a, b in zip(before, parameters(learner), strict=True))
+
+
+def test_nothing_of_a_micro_batch_lives_on_during_the_next(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every weight is zero no backward pass frees the graph; two of them at once would take twice the memory."""
+    learner = make_learner(tiny)
+    scores, earlier = learner.policy.scores, list[weakref.ref[Tensor]]()
+
+    def watched(*arguments: Any) -> Any:
+        assert [alive for alive in earlier if alive() is not None] == []
+        outputs = scores(*arguments)
+        earlier.append(weakref.ref(outputs[0]))
+        return outputs
+
+    monkeypatch.setattr(learner.policy, "scores", watched)
+    learner.accumulate(GROUPS, uniform(0.0), 1.0)
+    assert len(earlier) > 2
 
 
 def test_no_groups_are_no_gradient(tiny: Path) -> None:

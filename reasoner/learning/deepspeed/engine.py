@@ -178,6 +178,7 @@ class DeepspeedLearner:
         entropy: bool = False,
     ) -> Accumulated:
         selection = selection or Selection.of(groups, ranks=self._ranks)
+        selection.check(self._ranks)
         same_batch(selection.parts, self._ranks)
         self._check(selection.parts, groups, temperature)
         balance_weight = self._config.router_loss / max(sum(len(part.rows) for part in selection.parts), 1)

@@ -89,7 +89,7 @@ def _own_part(parameter: Any, whole: Tensor) -> Tensor:
     """What this rank has of a tensor that ZeRO 3 spreads: parts of equal size, of which the last is filled up.
     DeepSpeed's own way ends with an error there."""
     size = parameter.ds_tensor.numel()
-    part = whole.flatten()[size * torch.distributed.get_rank() :][:size]
+    part = whole.flatten()[size * torch.distributed.get_rank(parameter.ds_process_group) :][:size]
     return torch.nn.functional.pad(part, (0, size - len(part)))
 
 

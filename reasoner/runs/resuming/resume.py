@@ -215,14 +215,15 @@ def find_place(folder: Path, steps: int, *, accept: bool = False) -> Iterator[Pl
         if is_there(folder / TIMELINE):
             _check_lines(folder / TIMELINE, "the timeline")
         step, notes = _newest(folder, len(history))
+        committed, history = len(history), MetricHistory(islice(history, step or 0))
         yield Place(
             folder=folder,
             lock=lock,
             step=step or 0,
             checkpoint=None if step is None else Checkpoints(folder).at(step),
-            history=MetricHistory(islice(history, step or 0)),
+            history=history,
             evaluations=tuple(evaluated for evaluated in read_evaluations(folder) if evaluated.step <= (step or 0)),
-            repeated=len(history) - (step or 0),
+            repeated=committed - (step or 0),
             notes=notes,
             accept=accept,
             forgets=accept or loses_scores(read_starts(folder), step or 0),

@@ -56,7 +56,7 @@ def open_base(
     resources = load_resources(resolved, decisions, training=True, ranks=ranks, first_start=first_start)
     config, facts = resources.config, dict(resources.facts)
     estimate = resources.estimate
-    refuse_impossible(estimate)
+    refuse_impossible(estimate, nodes=None)
     tight = estimate.check()
     facts |= estimate.facts | {"checkpoints": describe_checkpoints(config.run, estimate.checkpoint_bytes)}
     if place:
@@ -135,11 +135,11 @@ def _resume_hint(run: RunFolder, error: BaseException) -> str:
     if isinstance(error, OutOfTimeError):
         how += f", because {error}"
     saved = run.checkpoints.steps()
-    mended = " (after repairing a reward source, add --accept-changes)" if isinstance(error, ScoringError) else ""
+    advice = " (after repairing a reward source, add --accept-changes)" if isinstance(error, ScoringError) else ""
     if not saved:
         return f"{how}: {run.steps} committed steps are in {run.folder}; there is no checkpoint to resume from"
-    again = "" if saved[-1] == run.steps else f" ({repeated_steps(run.steps - saved[-1])})"
-    return f"{how}: to resume from step {saved[-1]}{again}: reasoner run --resume {quote(str(run.folder))}{mended}"
+    repeated = "" if saved[-1] == run.steps else f" ({repeated_steps(run.steps - saved[-1])})"
+    return f"{how}: to resume from step {saved[-1]}{repeated}: reasoner run --resume {quote(str(run.folder))}{advice}"
 
 
 @contextmanager
