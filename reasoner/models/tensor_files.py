@@ -4,8 +4,9 @@ Published weights have Hugging Face names and a checksum that their reader compu
 
     checksum = XXH3 over the lines `name XXH3(dtype, shape, raw little-endian bytes)`, sorted by name
 
-so it depends neither on the order in which they are written or read, nor on the files that they are in. It tells
-stale or damaged weights from new ones. It does not withstand an attacker, who could write the files as well.
+so it depends neither on the order in which they are written or read, nor on the files that they are in. With an
+adapter, one more line has the XXH3 of the file that says how it is added. It tells stale or damaged weights from new
+ones. It does not withstand an attacker, who could write the files as well.
 
 An adapter is published as peft writes one. Who has the model that it is beside can add it to that (`merged_weights`).
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -31,6 +33,7 @@ from torch import Tensor
 from reasoner.config import LoraConfig
 from reasoner.errors import DataError
 from reasoner.io.parsing import read_model_json
+from reasoner.io.serialization import shortened
 from reasoner.models.weight_files import read_shapes, weight_files
 
 SHARD_BYTES = 2**30
@@ -49,6 +52,12 @@ class Digest:
 
     _each: dict[str, str] = field(default_factory=dict)
     """name -> hexadecimal checksum"""
+    _config: str = ""
+    """of the file that says how they are added to a model"""
+
+    def add_config(self, config: bytes) -> None:
+        """Add the file that says how an adapter is added: it is no tensor."""
+        self._config = f"{_PEFT_CONFIG} {xxhash.xxh3_128_hexdigest(config)}\n"
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Add a tensor, which must be on the CPU and contiguous."""
@@ -72,7 +81,7 @@ class Digest:
     def checksum(self) -> str:
         """128 bits, hexadecimal, of what was added so far."""
         lines = "".join(f"{name} {checksum}\n" for name, checksum in sorted(self._each.items()))
-        return xxhash.xxh3_128(lines.encode()).hexdigest()
+        return xxhash.xxh3_128((lines + self._config).encode()).hexdigest()
 
 
 def check_room(folder: Path, size: int) -> None:
@@ -113,7 +122,7 @@ def merge(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
         scale: alpha / rank.
     """
     wide = torch.promote_types(weight.dtype, torch.float32)
-    return weight.to(wide) + up.to(wide) @ down.to(wide) * scale
+    return (up.to(wide) @ down.to(wide)).mul_(scale).add_(weight)  # in place: a weight can be a large part of a GPU
 
 
 def write_adapter(folder: Path, weights: Iterable[tuple[str, Tensor]], config: LoraConfig) -> str:
@@ -141,42 +150,79 @@ def write_adapter(folder: Path, weights: Iterable[tuple[str, Tensor]], config: L
         "lora_alpha": config.alpha,
         "target_modules": sorted(set(targets)),
     }
-    (folder / _PEFT_CONFIG).write_text(json.dumps(facts), encoding="utf-8")
+    (folder / _PEFT_CONFIG).write_bytes(encoded := json.dumps(facts).encode())
+    digest.add_config(encoded)
     return digest.checksum
 
 
+@dataclass(frozen=True)
+class PublishedAdapter:
+    """An adapter that can be added to a model."""
+
+    parts: dict[str, Tensor]
+    """A and B, by the name of the layer and `.lora_A.weight` or `.lora_B.weight`"""
+    weights: frozenset[str]
+    """names of the model's weights that they are added to"""
+    scale: float
+    """alpha / rank"""
+    digest: Digest
+    """of what was read"""
+
+    @classmethod
+    def read(cls, folder: Path, model: Path) -> PublishedAdapter:
+        """What `write_adapter` wrote into `folder`, all of it, compared with the model in a folder.
+
+        Raises:
+            DataError: it cannot be added to that model.
+            FileNotFoundError: there is none.
+        """
+        digest = Digest()
+        parts = {name.removeprefix(_PEFT): value for name, value in read_weights(folder, digest)}
+        facts = read_model_json(folder / _PEFT_CONFIG)
+        rank, alpha = facts.get("r"), facts.get("lora_alpha")
+        if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not math.isfinite(alpha):
+            raise DataError(
+                f"{folder / _PEFT_CONFIG}: r must be a whole number from 1 and lora_alpha a number, got "
+                f"{shortened(rank)} and {shortened(alpha)}."
+            )
+        layers = {name.partition(ADAPTED)[0] for name in parts}
+        shapes = read_shapes(model)
+        if missing := sorted(layer for layer in layers if f"{layer}.weight" not in shapes):
+            raise DataError(
+                f"{model} has no weights of {len(missing)} layers that the adapter is beside ({missing[0]}, ...)"
+            )
+        for layer in sorted(layers):
+            out, inner = (shapes[f"{layer}.weight"] + [0, 0])[:2]
+            for part, shape in (("A", [rank, inner]), ("B", [out, rank])):
+                name = f"{layer}{ADAPTED}{part}.weight"
+                if name not in parts or list(parts[name].shape) != shape or len(shapes[f"{layer}.weight"]) != 2:
+                    found = list(parts[name].shape) if name in parts else "missing"
+                    raise DataError(f"{folder}: {name} is {found}, and {shape} belongs to the model in {model}")
+        if strange := sorted(parts.keys() - {f"{layer}{ADAPTED}{part}.weight" for layer in layers for part in "AB"}):
+            raise DataError(f"{folder}: {shortened(strange[0])} is no weight of an adapter")
+        return cls(parts, frozenset(f"{layer}.weight" for layer in layers), alpha / rank, digest)
+
+
 def merged_weights(
-    model: Path, adapter: Path, dtype: torch.dtype, device: str, read: tuple[Digest, Digest]
+    model: Path, adapter: PublishedAdapter, dtype: torch.dtype, device: str, read: Digest
 ) -> Iterator[tuple[str, Tensor]]:
-    """The weights of the model in a folder with an adapter added to them: what a learner on the same kind of device
-    publishes merged, bit for bit, because it adds the same numbers in the same way.
+    """The weights of the model in a folder with an adapter added to them: bit for bit what a learner publishes merged
+    that holds the numbers of the folder as they are there (the torch engine does; DeepSpeed rounds those that are
+    float32 to bfloat16) and adds on the same kind of device.
 
     Args:
         model: folder of the model; its other weights come as they are there.
-        adapter: folder that `write_adapter` wrote.
         dtype: number format in which the weights with an adapter come.
         device: where it is added.
-        read: what was read of the model, and of the adapter, is added to these.
-
-    Raises:
-        DataError: the adapter is beside layers that the model has not.
+        read: what was read of the model is added to it.
     """
-    facts = read_model_json(adapter / _PEFT_CONFIG)
-    scale = facts["lora_alpha"] / facts["r"]
-    parts = {name.removeprefix(_PEFT): value for name, value in read_weights(adapter, read[1])}
-    layers = {name.partition(ADAPTED)[0] for name in parts}
-    for name, weight in read[0].passing(read_tensors(model, read_shapes(model))):
-        layer = name.removesuffix(".weight")
-        if layer not in layers:
+    for name, weight in read.passing(read_tensors(model, read_shapes(model))):
+        if name not in adapter.weights:
             yield name, weight
             continue
-        down, up = (parts[f"{layer}{ADAPTED}{part}.weight"].to(device) for part in "AB")
-        yield name, merge(weight.to(device), down, up, scale).to(dtype)
-        layers.remove(layer)
-    if layers:
-        raise DataError(
-            f"{model} has no weights of {len(layers)} layers that the adapter is beside ({min(layers)}, ...)"
-        )
+        layer = name.removesuffix(".weight")
+        down, up = (adapter.parts[f"{layer}{ADAPTED}{part}.weight"].to(device) for part in "AB")
+        yield name, merge(weight.to(device), down, up, adapter.scale).to(dtype)
 
 
 def checksum_of_model(folder: Path) -> str:
@@ -188,13 +234,16 @@ def checksum_of_model(folder: Path) -> str:
 
 
 def read_weights(folder: Path, digest: Digest) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of `folder`, one after the other, each after it was added to `digest`.
+    """Every tensor of `folder`, one after the other, each after it was added to `digest`; of an adapter the file that
+    says how it is added is added too.
 
     Raises:
         FileNotFoundError: there is none.
     """
     if not any(folder.glob("*.safetensors")):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder / "*.safetensors"))
+    if (config := folder / _PEFT_CONFIG).is_file():
+        digest.add_config(config.read_bytes())
     return digest.passing(read_files(folder))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from itertools import chain
 from pathlib import Path
@@ -26,6 +27,7 @@ from reasoner.learning.torch_engine import TorchLearner
 from reasoner.loading import load_config
 from reasoner.models.tensor_files import (
     Digest,
+    PublishedAdapter,
     checksum_of_model,
     merged_weights,
     read_files,
@@ -123,9 +125,9 @@ def test_who_has_the_model_makes_of_the_adapter_what_the_learner_publishes_merge
         (alone := tmp_path / f"{version}").mkdir()
         checksum = learner.publish(alone)
         learner.save(saved := tmp_path / f"{version}-merged")
-        base, read = Digest(), Digest()
-        merged = dict(merged_weights(folder, alone, getattr(torch, dtype), "cpu", (base, read)))
-        assert (read.checksum, read.tensors) == (checksum, 2 * 2 * 2)
+        base, adapter = Digest(), PublishedAdapter.read(alone, folder)
+        merged = dict(merged_weights(folder, adapter, getattr(torch, dtype), "cpu", base))
+        assert (adapter.digest.checksum, adapter.digest.tensors) == (checksum, 2 * 2 * 2)
         assert base.checksum == checksum_of_model(folder)
         expected = dict(read_files(saved))
         assert merged.keys() == expected.keys()
@@ -133,11 +135,50 @@ def test_who_has_the_model_makes_of_the_adapter_what_the_learner_publishes_merge
             assert torch.equal(merged[name].to(value.dtype), value), name
         moved = [name for name, value in merged.items() if not torch.equal(value, weights[name].to(value.dtype))]
         assert len(moved) == 2 * 2
-    (other := tmp_path / "other").mkdir()
-    parts = [(f"model.layers.7.mlp.up_proj.lora_{part}.default.weight", torch.ones(2, 2)) for part in "AB"]
-    write_adapter(other, parts, LoraConfig(rank=2))
-    with pytest.raises(DataError, match=r"no weights of 1 layers that the adapter is beside \(model\.layers\.7\.mlp"):
-        dict(merged_weights(folder, other, torch.float32, "cpu", (Digest(), Digest())))
+
+
+LAYER = "model.layers.0.mlp.up_proj"
+
+
+@pytest.mark.parametrize(
+    ("parts", "facts", "why"),
+    [
+        ({"model.layers.7.mlp.up_proj": ((2, 64), (128, 2))}, {}, r"no weights of 1 layers .* \(model\.layers\.7\.mlp"),
+        ({LAYER: ((2, 63), (128, 2))}, {}, r"up_proj\.lora_A\.weight is \[2, 63\], and \[2, 64\] belongs to the model"),
+        ({LAYER: ((2, 64), (127, 2))}, {}, r"up_proj\.lora_B\.weight is \[127, 2\], and \[128, 2\]"),
+        ({LAYER: ((2, 64),)}, {}, r"up_proj\.lora_B\.weight is missing"),
+        ({"model.norm": ((2, 64), (64, 2))}, {}, r"model\.norm\.lora_A\.weight is \[2, 64\]"),
+        ({LAYER: ((2, 64), (128, 2))}, {"r": 4}, r"lora_A\.weight is \[2, 64\], and \[4, 64\]"),
+        ({LAYER: ((2, 64), (128, 2))}, {"r": 0}, "r must be a whole number from 1 and lora_alpha a number, got 0 and"),
+        ({LAYER: ((2, 64), (128, 2))}, {"lora_alpha": None}, r"got 2 and None"),
+        ({LAYER: ((2, 64), (128, 2))}, {"lora_alpha": "32"}, r"got 2 and '32'"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused_before_anything_is_made_of_it(
+    tiny: Path, tmp_path: Path, parts: dict[str, tuple[tuple[int, int], ...]], facts: dict[str, Any], why: str
+) -> None:
+    named = [
+        (f"{layer}.lora_{part}.default.weight", torch.ones(shape))
+        for layer, shapes in parts.items()
+        for part, shape in zip("AB", shapes, strict=False)
+    ]
+    write_adapter(tmp_path, named, LoraConfig(rank=2))
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | facts))
+    with pytest.raises(DataError, match=why):
+        PublishedAdapter.read(tmp_path, tiny)
+
+
+def test_the_receipt_of_an_adapter_says_how_it_is_added(tmp_path: Path) -> None:
+    """The same numbers with another scale are another adapter, for who writes it and for who reads it."""
+    parts = [(f"{LAYER}.lora_{part}.default.weight", torch.ones(2, 2)) for part in "AB"]
+    checksums = []
+    for alpha in (1.0, 2.0):
+        (folder := tmp_path / str(alpha)).mkdir()
+        checksums.append(write_adapter(folder, parts, LoraConfig(rank=2, alpha=alpha)))
+        dict(read_weights(folder, digest := Digest()))
+        assert (digest.checksum, digest.tensors) == (checksums[-1], 2)
+    assert len(set(checksums)) == 2
 
 
 def test_targets_that_are_not_there_are_refused(tiny: Path) -> None:

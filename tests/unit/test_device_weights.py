@@ -13,14 +13,16 @@ from typing import Any, cast
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.multiprocessing import reductions
 
-from reasoner.config import LearningConfig
+from reasoner.config import LearningConfig, LoraConfig
 from reasoner.distributed.ranks import ALONE, Ranks
-from reasoner.errors import HandoverError, SamplerError
+from reasoner.errors import DataError, HandoverError, SamplerError
 from reasoner.learning.torch_engine import TorchLearner
-from reasoner.models.tensor_files import Digest, read_weights, write_weights
+from reasoner.models.tensor_files import Digest, checksum_of_model, read_weights, write_adapter, write_weights
+from reasoner.models.weight_files import SINGLE
 from reasoner.records import Receipt
 from reasoner.sampling.base import DeviceReceiver
 from reasoner.sampling.sharded import ShardedSampler
@@ -273,11 +275,114 @@ def test_a_load_that_changes_nothing_or_too_much_is_seen_in_what_vllm_holds(
 
     assert give(1.0, 1.0) == give(1.0, 1.0)
     assert give(2.0, 2.0) != give(1.0, 1.0)
-    with pytest.raises(SamplerError, match="holds what it held before"):
-        give(3.0, None)
+    for _ in range(2):  # it is no better for being asked again
+        with pytest.raises(SamplerError, match="holds what it held before"):
+            give(3.0, None)
     give(4.0, 4.0)
     with pytest.raises(SamplerError, match="holds other tensors than before, of the same weights"):
         give(4.0, 5.0)
+
+
+class Merging:
+    """An engine on what is taken for a GPU, with a model whose one layer gets adapters."""
+
+    def __init__(self, worker: Worker, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.base = {"l.weight": torch.arange(6.0).reshape(2, 3).to(torch.bfloat16), "norm": torch.ones(4)}
+        self.folder, self.extension, self.model = folder, worker.extension, Resident()
+        self.stale = False
+        (folder / "model").mkdir()
+        save_file(self.base, folder / "model" / SINGLE)
+        platform = SimpleNamespace(is_cpu=lambda: False, device_type="cpu")
+        monkeypatch.setitem(type(self.extension).merge_adapter.__globals__, "current_platform", platform)
+        config = SimpleNamespace(model=str(folder / "model"), dtype=torch.bfloat16)
+        self.extension.vllm_config = SimpleNamespace(model_config=config)
+        self.extension.get_model = lambda: self.model
+        self.extension.reload_weights = self.reload
+
+    def reload(self, weights_iterator: Iterable[tuple[str, Tensor]]) -> None:
+        weights = dict(weights_iterator)
+        if not self.stale:
+            self.model.weight.copy_(weights["l.weight"].reshape(-1))
+
+    def new_folder(self) -> Path:
+        (folder := self.folder / str(len([*self.folder.iterdir()]))).mkdir()
+        return folder
+
+    def load(self, weights: dict[str, Tensor]) -> None:
+        write_weights(folder := self.new_folder(), weights.items())
+        self.extension.take_weights(str(folder))
+
+    def add(self, down: Tensor, up: Tensor) -> None:
+        parts = {"l.lora_A.default.weight": down, "l.lora_B.default.weight": up}
+        checksum = write_adapter(folder := self.new_folder(), parts.items(), LoraConfig(rank=len(down)))
+        base = checksum_of_model(self.folder / "model")
+        assert self.extension.merge_adapter(str(folder), base) == (checksum, 2)
+
+
+@pytest.fixture
+def merging(worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Merging:
+    return Merging(worker, tmp_path, monkeypatch)
+
+
+def test_adapters_with_one_sum_are_no_stale_load_and_a_stale_load_is_seen(merging: Merging) -> None:
+    """Other numbers of an adapter need not change what the sum is: B = 0, or what bfloat16 rounds away."""
+    base = merging.base["l.weight"]
+    merging.load(merging.base)
+    merging.add(torch.ones(2, 3), torch.zeros(2, 2))
+    merging.add(torch.full((2, 3), 7.0), torch.zeros(2, 2))
+    merging.add(torch.ones(1, 3), torch.zeros(2, 1))
+    merging.add(torch.ones(1, 3), torch.tensor([[0.0], [1e-9]]))
+    assert torch.equal(merging.model.weight, base.reshape(-1).float())
+    merging.add(torch.ones(1, 3), torch.ones(2, 1))
+    assert torch.equal(merging.model.weight, (base + 32).reshape(-1).float())
+    merging.load(merging.base)
+    merging.add(torch.ones(1, 3), torch.ones(2, 1))
+    merging.stale = True
+    for _ in range(2):
+        with pytest.raises(SamplerError, match="holds what it held before"):
+            merging.add(torch.ones(1, 3), torch.full((2, 1), 2.0))
+    merging.stale = False
+    merging.add(torch.ones(1, 3), torch.full((2, 1), 2.0))
+
+
+def test_an_engine_whose_load_broke_off_does_nothing_more(
+    merging: Merging, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM would finish another one without a word, with layers of both."""
+    wrong = {"other": torch.ones(1, 3)}
+    with pytest.raises(DataError, match="is missing, and"):  # it is read before vLLM hears of it
+        merging.extension.merge_adapter(
+            str(written_adapter(merging, {"l.lora_A.default.weight": torch.ones(1, 3)})),
+            checksum_of_model(merging.folder / "model"),
+        )
+    with pytest.raises(SamplerError, match="other weights than the adapter"):
+        merging.extension.merge_adapter("nowhere", "0" * 32)
+    merging.add(torch.ones(1, 3), torch.ones(2, 1))
+
+    def breaks(*_: object) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    emptied: list[str] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append("cache"))
+    with monkeypatch.context() as patch:
+        patch.setattr("reasoner.models.tensor_files.merge", breaks)
+        with pytest.raises(torch.OutOfMemoryError):
+            merging.add(torch.ones(1, 3), torch.ones(2, 1))
+    assert emptied == ["cache"]
+    refused: list[Callable[[], object]] = [
+        lambda: merging.add(torch.ones(1, 3), torch.ones(2, 1)),
+        lambda: merging.load(merging.base),
+        lambda: link_to(worker).give(wrong.items(), 1),
+        lambda: merging.extension.describe(str(merging.folder)),
+    ]
+    for use in refused:
+        with pytest.raises(SamplerError, match=r"a load of weights broke off in this engine.*restart it"):
+            use()
+
+
+def written_adapter(merging: Merging, parts: dict[str, Tensor]) -> Path:
+    write_adapter(folder := merging.new_folder(), parts.items(), LoraConfig(rank=1))
+    return folder
 
 
 def test_a_worker_that_fails_says_why_and_all_weights_are_read(worker: Worker) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from multiprocessing.connection import Client
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 from vllm.platforms import current_platform
 
 from reasoner.errors import SamplerError
-from reasoner.models.tensor_files import Digest, checksum_of_model, merged_weights, read_weights
+from reasoner.models.tensor_files import Digest, PublishedAdapter, checksum_of_model, merged_weights, read_weights
 from reasoner.sampling.vllm.buckets import DeviceDigest, SharedBuffer, device_sum, open_cuda, received_weights
 from reasoner.sampling.vllm.messages import MERGED_ADVICE, SHAPE
 
@@ -35,8 +36,10 @@ class WorkerExtension:
     list_loras: Any
     model_runner: Any
     get_model: Any
-    _resident: tuple[str, list[int]] | None = None
-    """checksum of the weights that were published last, and of each of vLLM's own tensors then"""
+    _resident: Mapping[str, tuple[str, list[int]]] = MappingProxyType({})
+    """way of loading -> checksum of what was loaded last by it, and of each of vLLM's own tensors then"""
+    _broke_off: bool = False
+    """whether a load did"""
     _mapped: tuple[SharedBuffer, torch.Tensor] | None = None
     _base: str | None = None
     """checksum of the weights in the model's folder, once it was asked for"""
@@ -52,7 +55,7 @@ class WorkerExtension:
         """Load every tensor of `folder`; returns checksum and number of what was read."""
         digest = Digest()
         self._reload(read_weights(Path(folder), digest))
-        self._check_resident(digest.checksum)
+        self._check_resident("files", digest.checksum)
         return digest.checksum, digest.tensors
 
     def merge_adapter(self, folder: str, base: str) -> tuple[str, int]:
@@ -67,15 +70,23 @@ class WorkerExtension:
 
         Raises:
             SamplerError: the engine was started with others.
-            DataError: the model has no weights where the adapter is.
+            DataError: the adapter cannot be added to that model.
         """
-        config, read = self.vllm_config.model_config, (Digest(), Digest())
-        device = current_platform.device_type
-        self._reload(merged_weights(Path(config.model), Path(folder), config.dtype, device, read))
-        if read[0].checksum != base:
-            raise SamplerError(f"{config.model} holds other weights than the adapter was trained beside")
-        self._check_resident(read[1].checksum)
-        return read[1].checksum, read[1].tensors
+        model = self.vllm_config.model_config
+        self._refuse_broken()
+        if self._checksum_of_base() != base:
+            raise SamplerError(f"{model.model} holds other weights than the adapter was trained beside")
+        adapter = PublishedAdapter.read(Path(folder), Path(model.model))
+        read, added = Digest(), DeviceDigest()
+        weights = merged_weights(Path(model.model), adapter, model.dtype, current_platform.device_type, read)
+        try:
+            self._reload(_summed(weights, adapter.weights, added))
+            if read.checksum != base:
+                raise SamplerError(f"the weights in {model.model} have changed since this engine read them: restart it")
+            self._check_resident("adapter", added.checksum)
+        finally:
+            torch.cuda.empty_cache()  # the sums were made beside what vLLM may take of the GPU
+        return adapter.digest.checksum, adapter.digest.tensors
 
     def take_buckets(self, address: str, is_trial: bool) -> tuple[str, int]:
         """Load the weights that the learner sends over the socket at `address` and puts into a buffer on this worker's
@@ -93,7 +104,7 @@ class WorkerExtension:
                 self._reload(weights)
         checksum = digest.checksum
         if not is_trial:
-            self._check_resident(checksum)
+            self._check_resident("buckets", checksum)
         torch.cuda.empty_cache()  # the copies were made beside what vLLM may take of the GPU
         return checksum, digest.tensors
 
@@ -104,6 +115,16 @@ class WorkerExtension:
         return self._mapped[1]
 
     def _reload(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
+        """Load weights.
+
+        vLLM prepares every layer for what comes, and again only those that have got all of theirs: where a load breaks
+        off, whatever is loaded later may silently be a mixture. So nothing is, until the engine is started again.
+
+        Raises:
+            SamplerError: an earlier load broke off, or vLLM did not take all.
+        """
+        self._refuse_broken()
+        self._broke_off = True
         packed = self._unpack_experts() if current_platform.is_cpu() else {}
         self.reload_weights(weights_iterator=weights)
         _pack_tied_again(self.get_model())
@@ -112,10 +133,19 @@ class WorkerExtension:
                 f"vLLM did not take the experts of {len(lost)} layers ({lost[0]}, ...) from what it was given: it does "
                 "not know them by the names under which they were published. Set sampling.engine = 'hf'"
             )
+        self._broke_off = False
 
-    def _check_resident(self, published: str) -> None:
+    def _refuse_broken(self) -> None:
+        if self._broke_off:
+            raise SamplerError("a load of weights broke off in this engine, and what it holds is a mixture: restart it")
+
+    def _check_resident(self, way: str, loaded: str) -> None:
         """A second witness, beside the checksum of what was read: vLLM's own tensors, which its kernels read, change
-        with what is published and only with it.
+        with what is loaded and only with it.
+
+        Args:
+            way: in which it came; in another one the same numbers may come in another number format.
+            loaded: checksum of it, as vLLM was given it. Not that of an adapter: two can have the same sum.
 
         Raises:
             SamplerError: they did not.
@@ -123,14 +153,15 @@ class WorkerExtension:
         sums = [device_sum(value) for value in self.get_model().parameters()] if not current_platform.is_cpu() else []
         if not sums:  # on a CPU vLLM keeps packed copies that are nobody's parameters
             return
-        resident = torch.stack(sums).tolist()
-        before, self._resident = self._resident, (published, resident)
-        if before and (before[0] == published) != (before[1] == resident):
-            what = "other tensors than before, of the same weights" if before[0] == published else "what it held before"
+        now = (loaded, torch.stack(sums).tolist())
+        before = self._resident.get(way)
+        if before and (before[0] == now[0]) != (before[1] == now[1]):
+            what = "other tensors than before, of the same weights" if before[0] == loaded else "what it held before"
             raise SamplerError(
                 f"vLLM was given weights and holds {what}: its load does not do what it says. Set sampling.engine = "
                 "'hf', or take another version of vLLM"
             )
+        self._resident = {**self._resident, way: now}
 
     def _unpack_experts(self) -> dict[str, Any]:
         """For the CPU vLLM packs experts when it makes their kernel, and a reload keeps that kernel: what it loads
@@ -152,9 +183,13 @@ class WorkerExtension:
         Args:
             folder: one that it is asked whether it can read.
             with_base: say the checksum of the weights in the folder of its model too, which reads them once.
+
+        Raises:
+            SamplerError: it cannot be used any more.
         """
-        if with_base and self._base is None:
-            self._base = checksum_of_model(Path(self.vllm_config.model_config.model))
+        self._refuse_broken()
+        if with_base:
+            self._checksum_of_base()
         model = self.vllm_config.model_config
         return {
             "vllm": vllm.__version__,
@@ -168,6 +203,12 @@ class WorkerExtension:
             "reads_folder": os.access(folder, os.R_OK),
             "base": self._base or "",
         }
+
+    def _checksum_of_base(self) -> str:
+        """Of the weights in the folder of its model, which are read once."""
+        if self._base is None:
+            self._base = checksum_of_model(Path(self.vllm_config.model_config.model))
+        return self._base
 
     def unwrap_output_layer(self) -> None:
         """Take away what vLLM puts around the output layer for an adapter there, which ours never has: it costs
@@ -198,6 +239,16 @@ class WorkerExtension:
                 f"vLLM has no layers for {len(lost)} parts of the adapter ({lost[0]}, ...): {MERGED_ADVICE}"
             )
         return digest.checksum, digest.tensors
+
+
+def _summed(
+    weights: Iterator[tuple[str, torch.Tensor]], names: Collection[str], digest: DeviceDigest
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights; those by these names after they were added to `digest`."""
+    for name, value in weights:
+        if name in names and not current_platform.is_cpu():  # on a CPU nobody asks for it
+            digest.add(name, value)
+        yield name, value
 
 
 def _pack_tied_again(model: torch.nn.Module) -> None:
