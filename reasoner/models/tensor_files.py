@@ -23,6 +23,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import xxhash
@@ -179,8 +180,11 @@ class PublishedAdapter:
         digest = Digest()
         parts = {name.removeprefix(_PEFT): value for name, value in read_weights(folder, digest)}
         facts = read_model_json(folder / _PEFT_CONFIG)
-        rank, alpha = facts.get("r"), facts.get("lora_alpha")
-        if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not math.isfinite(alpha):
+        rank: Any = facts.get("r")
+        alpha: Any = facts.get("lora_alpha")
+        is_rank = isinstance(rank, int) and not isinstance(rank, bool) and rank > 0
+        is_alpha = isinstance(alpha, int | float) and not isinstance(alpha, bool) and math.isfinite(alpha)
+        if not is_rank or not is_alpha:
             raise DataError(
                 f"{folder / _PEFT_CONFIG}: r must be a whole number from 1 and lora_alpha a number, got "
                 f"{shortened(rank)} and {shortened(alpha)}."
