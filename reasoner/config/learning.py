@@ -150,7 +150,8 @@ class LoraConfig(Section):
     output layer, routers, experts and the layers whose weights a Mamba kernel reads directly."""
     handover: Literal["auto", "adapter", "merged"] = "auto"
     """What each hand-over (weight sync) sends to the sampler: the `adapter` alone, or all weights with the adapter
-    `merged` into them; `auto` sends the adapter where the sampler supports it."""
+    `merged` into them; `auto` sends the adapter where the sampler supports it. vLLM servers add it to their own copy
+    of the same model."""
     quantization: Literal["nf4"] | None = None
     """Number format of the frozen linear layers in the learner: `nf4`, 4 bits in blocks (QLoRA, 2305.14314), needs
     bitsandbytes; `none` keeps that of the model. The sampler then gets the adapter alone, and a saved model has it

@@ -156,9 +156,9 @@ def adapter_names(weights: Iterable[str], renamed: Mapping[str, str]) -> dict[st
         layer, _, suffix = name.partition(ADAPTED)
         if f"{layer}.weight" not in renamed:
             raise ConfigError(
-                f"lora.handover = 'adapter': the folder of the model has {layer}.weight in another form than it is "
-                "trained, and an adapter has only one; set lora.handover = 'merged', and leave lora.quantization and "
-                "sampling.quantization out, which need the adapter handed over alone"
+                f"the adapter cannot be handed over alone: the folder of the model has {layer}.weight in another form "
+                "than it is trained, and an adapter has only one; set lora.handover = 'merged', and leave "
+                "lora.quantization and sampling.quantization out, which need the adapter handed over alone"
             )
         names[name] = f"{renamed[f'{layer}.weight'].removesuffix('.weight')}{ADAPTED}{suffix}"
     return names
