@@ -145,7 +145,7 @@ def poisoned(rows: Sequence[int], logprobs_RT: Tensor, _: Tensor | None = None) 
 
 
 def learning(**more: Any) -> LearningConfig:
-    values = {"token_budget": 60, "logit_chunk": 5, "learning_rate": 1e-2, "weight_decay": 0.1, "max_grad_norm": 30.0}
+    values = {"token_budget": 60, "logit_chunk": 20, "learning_rate": 1e-2, "weight_decay": 0.1, "max_grad_norm": 30.0}
     return LearningConfig(**values | more)
 
 
@@ -266,7 +266,7 @@ def first_moments(named: Sequence[tuple[str, Tensor]], state: Callable[[Tensor],
 def teacher_of(model: Path, ranks: Ranks) -> TorchPolicy:
     """The model beside it, frozen."""
     teacher, sequence = model.with_name("teacher"), SequenceRanks.of(ranks)
-    options = ModelOptions(device="cpu", dtype="float32", token_budget=60, logit_chunk=5, sequence=sequence)
+    options = ModelOptions(device="cpu", dtype="float32", token_budget=60, logit_chunk=20, sequence=sequence)
     return TorchPolicy(teacher, options)
 
 

@@ -144,7 +144,7 @@ TURNS = ("environment.name=walk", "environment.options.turns=2", "environment.fo
 """an environment in the workers of each rank, which answers the first turn of a response and ends it with the second"""
 AHEAD = ("sampling.max_staleness=2",)
 """later steps are sampled during the update"""
-STEPS = 12
+STEPS = 7
 RAGGED = (
     *("sampling.group_size=2", 'sampling.stop=["a", "e", "i", "1"]'),
     *("learning.updates_per_step=1", "learning.token_budget=64"),

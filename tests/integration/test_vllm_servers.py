@@ -182,7 +182,8 @@ def test_log_probabilities_of_both_servers_agree_with_transformers(
     assert all(not {"e", "a"} & set(response.text) for response in stopped.responses)
     assert "stop" in {response.finish_reason for response in stopped.responses}
     [end] = AutoTokenizer.from_pretrained(folder).encode("e")
-    ended = next(TrajectorySampler(sampler).sample(prompts(folder, 1), 8, SamplingParams(1.0, 64, end_tokens=(end,))))
+    # Each of the random responses comes to the token with a chance of about a half.
+    ended = next(TrajectorySampler(sampler).sample(prompts(folder, 1), 48, SamplingParams(1.0, 64, end_tokens=(end,))))
     assert any(response.token_ids[-1] == end for response in ended.responses)
     assert all(end not in response.token_ids[:-1] and "e" not in response.text for response in ended.responses)
 

@@ -111,6 +111,7 @@ def test_what_shows_a_task_shows_a_mixture_as_run_takes_it(cli: Cli) -> None:
     assert [line for line in shown.splitlines() if line.startswith("--profile")] == [
         "--profile laptop",
         "--profile gpu",
+        "--profile small-gpu",
     ]
     parts = {"math-gsm8k, weight 2.0": 2, "calc, weight 1.0": 2, "tools calculator (tags)": 2}
     parts |= {"2000 from generator calculations": 1, "20000 from generator calculations": 1}

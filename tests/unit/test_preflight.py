@@ -137,7 +137,10 @@ def test_a_training_on_offline_data_alone_asks_nobody(own: list[str], tmp_path: 
         ready(resolved, training=False)
 
 
-def test_nothing_starts_without_what_a_source_needs(cli: Cli, own: list[str], tmp_path: Path) -> None:
+def test_nothing_starts_without_what_a_source_needs(
+    cli: Cli, own: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     cases = tmp_path / "cases.jsonl"
     cases.write_text('{"reference": "2", "response": "2", "expected": 1}\n')
     refusal = "error: reward source 'boxed_in' cannot work here: set SANDBOX\n"
@@ -151,7 +154,7 @@ def test_nothing_starts_without_what_a_source_needs(cli: Cli, own: list[str], tm
     ):
         outcome = cli(*arguments)
         assert (outcome.code, outcome.err) == (2, refusal), arguments
-    assert list(Path.cwd().glob("runs")) == []
+    assert not (tmp_path / "runs").exists()
     checked = cli("plugins", "check", own[1])
     assert checked.code == 1
     assert "FAIL  finds what it needs here: reward source 'boxed_in' cannot work" in " ".join(checked.out.split(" "))
