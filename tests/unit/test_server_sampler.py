@@ -195,6 +195,26 @@ def test_a_server_that_cannot_take_the_adapter_is_refused_at_the_start(world: Wo
         draw(sampler)
 
 
+def test_a_server_that_breaks_off_while_it_reads_its_model_is_not_asked_to_begin_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = world.fakes[0]
+    asked: list[bool] = []
+
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, object]:
+        if body.get("method") == "describe":
+            asked.append(body["args"][1])
+            if asked[-1]:
+                raise ConnectionError  # nothing is answered
+        return Fake.answer(fake, path, body)
+
+    monkeypatch.setattr(fake, "answer", answer)
+    world.wanted = replace(world.wanted, base=fake.base)
+    with pytest.raises(UserError, match="broke off"):
+        world.open()
+    assert asked == [False, True]
+
+
 @pytest.mark.parametrize(("rank", "merged"), [(0, 0), (2, 1)])
 def test_a_training_with_an_adapter_asks_its_servers_for_the_base(
     world: World, adapter: Path, tmp_path: Path, rank: int, merged: int

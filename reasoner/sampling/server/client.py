@@ -188,8 +188,9 @@ class Server:
         async for attempt in _attempts():
             with attempt:
                 await self._check_route()
-                seconds = LOAD_S if with_base else SHORT_S
-                described = await self._rpc("describe", [str(folder), with_base], seconds, _Descriptions)
+                described = await self._rpc("describe", [str(folder), False], SHORT_S, _Descriptions)
+        if with_base:  # asked once: one that was not done in all that time would begin again
+            described = await self._rpc("describe", [str(folder), True], LOAD_S, _Descriptions)
         self.seeds_requests = described.results[0].device == "cuda"
         return described.results[0]
 
