@@ -200,8 +200,8 @@ class PublishedAdapter:
             for part, shape in (("A", [rank, inner]), ("B", [out, rank])):
                 name = f"{layer}{ADAPTED}{part}.weight"
                 if name not in parts or list(parts[name].shape) != shape or len(shapes[f"{layer}.weight"]) != 2:
-                    found = list(parts[name].shape) if name in parts else "missing"
-                    raise DataError(f"{folder}: {name} is {found}, and {shape} belongs to the model in {model}")
+                    shown = list(parts[name].shape) if name in parts else "missing"
+                    raise DataError(f"{folder}: {name} is {shown}, and {shape} belongs to the model in {model}")
         if strange := sorted(parts.keys() - {f"{layer}{ADAPTED}{part}.weight" for layer in layers for part in "AB"}):
             raise DataError(f"{folder}: {shortened(strange[0])} is no weight of an adapter")
         return cls(parts, frozenset(f"{layer}.weight" for layer in layers), alpha / rank, digest)
